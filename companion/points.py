@@ -1,0 +1,43 @@
+"""What every function of a point shares: `x` of shape `(*batch, d)`, and fields that know one point only."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+BLOCK = 2**20  # bytes of derivatives held at once: small blocks stay in the cache and beat one big one
+
+
+def check_points(x: Tensor, name: str = "x") -> Tensor:
+    """`x` itself, after making sure that it holds floating-point points along its last axis."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(f"{name}: expected a floating-point tensor, got {x.dtype}; write 1.0, or call .double()")
+    if x.ndim == 0 or x.shape[-1] == 0:
+        raise ValueError(f"{name}: expected shape (*batch, d) with d ≥ 1, got {tuple(x.shape)}")
+    return x
+
+
+def check_value(value: Tensor, x: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
+    """`value` itself, after making sure that the function `name` gave it the right shape and dtype at one point x."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor at one point, got {type(value).__name__}")
+    if value.shape != shape:
+        raise ValueError(
+            f"{name}: expected shape {shape} at ONE point of shape {tuple(x.shape)}, got {tuple(value.shape)}; "
+            f"batch axes are added for you"
+        )
+    if value.dtype != x.dtype:
+        raise TypeError(f"{name}: expected {x.dtype} like the point, got {value.dtype}")
+    return value
+
+
+def on_batch(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """`fn` of one point `(d,)` as a function of `(*batch, d)`."""
+
+    def batched(x: Tensor) -> Tensor:
+        value = torch.vmap(fn)(x.reshape(-1, x.shape[-1]))
+        return value.reshape(*x.shape[:-1], *value.shape[1:])
+
+    return batched
