@@ -200,7 +200,7 @@ def _compare(label: str, what: list[str], want: Tensor, got: Tensor, points: Ten
 def agree(
     expr,
     fn: Callable[[Tensor], Tensor],
-    over: dict[sp.Symbol, tuple[float, float]],
+    over: dict[sp.Symbol, tuple],
     label: str,
     points: int = 100,
     tol: float = 1e-12,
