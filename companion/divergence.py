@@ -34,8 +34,9 @@ def divergence(field: Callable[[Tensor], Tensor], x: Float[Tensor, "*batch d"]) 
 
         ∇·v = Σᵢ ∂vᵢ/∂xᵢ = tr J,   J_ij = ∂vᵢ/∂x_j
 
-    The exact value by d reverse passes, as many at a time as fit a block of 1 MB, so memory never grows as
-    batch × d × d.  Unit: that of `field` per unit of length.
+    The exact value by d reverse passes, as many at a time as fit a block of 1 MB, so memory does not grow as
+    batch × d × d (only a graph, recorded to differentiate the result again, keeps what each pass computed).
+    Unit: that of `field` per unit of length.
 
     Raises TypeError where `x` is not a floating-point tensor, ValueError where `x` has no point axis or `field`
     does not return a `(d,)` vector.  Source: Marsden and Tromba, *Vector Calculus*, §4.4.
@@ -145,8 +146,9 @@ def flux(
     `lower` and `upper` are opposite corners.  Each face carries nodesᵈ⁻¹ points; the rule is exact for
     polynomials up to degree 2·nodes − 1 in each variable.  Unit: that of `field` times length to the d − 1.
 
-    Raises what `divergence` raises, and ValueError where the corners differ in shape, dtype or order, or for
-    `nodes` < 1.  Source: Marsden and Tromba, *Vector Calculus*, §8.4.
+    Raises what `divergence` raises, and ValueError where the corners differ in shape or dtype or are out of order,
+    for `nodes` < 1 and for more than a million points on a face.
+    Source: Marsden and Tromba, *Vector Calculus*, chapter 8.
 
     >>> field = lambda p: torch.stack([p[0] ** 2 * p[1], p[0] * p[1] ** 3])
     >>> flux(field, torch.tensor([0.0, 0.0]), torch.tensor([1.0, 1.0])).round(decimals=4)
@@ -158,8 +160,9 @@ def flux(
             f"upper: expected shape {tuple(lower.shape)} and {lower.dtype} like lower, "
             f"got {tuple(upper.shape)} and {upper.dtype}"
         )
-    if not (lower < upper).all():
-        raise ValueError(f"upper: expected every coordinate above lower, got lower {lower}, upper {upper}")
+    size = upper - lower
+    if not ((size > 0) & size.isfinite()).all():
+        raise ValueError(f"upper: expected finite coordinates above lower's, got lower {lower}, upper {upper}")
     if isinstance(nodes, bool) or not isinstance(nodes, int) or nodes < 1:
         raise ValueError(f"nodes: expected a whole number ≥ 1, got {nodes!r}")
     d = lower.shape[-1]
@@ -169,7 +172,6 @@ def flux(
     t, w = (torch.as_tensor(a / 2, dtype=lower.dtype, device=lower.device) for a in rule)
     grid = torch.tensor([*product(range(nodes), repeat=d - 1)], device=lower.device, dtype=torch.long)
     inside, weights = 0.5 + t[grid], w[grid].prod(-1)  # of a unit face, which for d = 1 is one point of weight 1
-    size = upper - lower
     evaluate = on_batch(_vector(field))
     total = torch.zeros_like(lower[..., 0])
     for i in range(d):

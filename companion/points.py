@@ -37,7 +37,9 @@ def on_batch(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """`fn` of one point `(d,)` as a function of `(*batch, d)`."""
 
     def batched(x: Tensor) -> Tensor:
-        value = torch.vmap(fn)(x.reshape(-1, x.shape[-1]))
-        return value.reshape(*x.shape[:-1], *value.shape[1:])
+        points = x.reshape(-1, x.shape[-1])
+        # Not every operation can be mapped over no points: an empty batch runs at one, whose value is dropped again.
+        value = torch.vmap(fn)(points if len(points) else points.new_zeros(1, points.shape[-1]))[: len(points)]
+        return value.reshape(x.shape[:-1] + value.shape[1:])
 
     return batched

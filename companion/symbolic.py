@@ -7,21 +7,27 @@ return an `Agreement` that shows as one line in a notebook and is collected by `
 
 import html
 import json
+import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
+from numbers import Real
 from pathlib import Path
 
 import mpmath
 import sympy as sp
 import torch
+from sympy.concrete.expr_with_limits import ExprWithLimits
+from sympy.core.function import AppliedUndef
 from torch import Tensor
 
+TensorMap = Callable[[Tensor], Tensor]
 UNPRINTABLE = {  # functions without a torch counterpart, by those that have one
     sp.sec: lambda a: 1 / sp.cos(a),
     sp.csc: lambda a: 1 / sp.sin(a),
     sp.cot: lambda a: sp.cos(a) / sp.sin(a),
+    sp.Heaviside: lambda a, at_zero: sp.Piecewise((0, a < 0), (1, a > 0), (at_zero, True)),
 }
 
 
@@ -38,16 +44,14 @@ class Agreement:
     points: int | None = None
     bound: float | None = None
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         if self.points is None:
             return f"✓ {self.label}: {self.how}"
-        return f"✓ {self.label}: {self.how}, {self.points} points, max error < {self.bound:.0e}"
-
-    __repr__ = __str__
+        return f"✓ {self.label}: {self.how}, {self.points} points, max error < {self.bound:g}"
 
     def _repr_html_(self) -> str:
         """The same line, with the label linked to its equation on the page."""
-        text = html.escape(str(self))
+        text = html.escape(repr(self))
         if self.label.startswith("eq-"):
             text = text.replace(self.label, f'<a href="#equation-{self.label}">{self.label}</a>', 1)
         return f'<div class="agreement">{text}</div>'
@@ -55,58 +59,58 @@ class Agreement:
 
 def _entries(expr) -> tuple[tuple[int, ...], list[sp.Expr]]:
     """The shape of a scalar, a vector (list or one-column Matrix) or a matrix, and its entries in row order."""
+    if isinstance(expr, sp.MatrixExpr):
+        expr = expr.as_explicit()
     if isinstance(expr, sp.MatrixBase):
         shape = (expr.rows,) if expr.cols == 1 else expr.shape
-        return shape, [sp.sympify(e) for e in expr]
-    if isinstance(expr, list | tuple):
-        return (len(expr),), [sp.sympify(e) for e in expr]
-    expr = sp.sympify(expr)
-    if not isinstance(expr, sp.Expr):
-        raise TypeError(f"expr: expected a sympy expression, vector or matrix, got {type(expr).__name__}")
-    return (), [expr]
+    else:
+        shape = (len(expr),) if isinstance(expr, list | tuple) else ()
+    entries = list(expr) if shape else [expr]
+    if not entries or not all(isinstance(e, sp.Expr | Real) and not isinstance(e, bool) for e in entries):
+        raise TypeError(f"expr: expected a sympy expression, a list of them or a Matrix, got {expr!r}")
+    return shape, [sp.sympify(e) for e in entries]
 
 
-def _check_symbols(entries: Iterable[sp.Expr], symbols: tuple[sp.Symbol, ...]) -> None:
+def _check_entries(entries: list[sp.Expr], symbols: tuple[sp.Symbol, ...]) -> None:
     for entry in entries:
         if unknown := sorted(entry.free_symbols - set(symbols), key=str):
             raise ValueError(f"expr: {entry} holds {unknown}, which are not among the symbols {list(symbols)}")
         if entry.has(sp.I, sp.nan, sp.zoo, sp.oo, -sp.oo):
             raise ValueError(f"expr: expected a real, finite expression, got {entry}")
-        if entry.has(sp.Derivative, sp.Integral, sp.Limit, sp.Sum, sp.Subs, sp.core.function.AppliedUndef):
+        if entry.has(sp.Derivative, ExprWithLimits, sp.Limit, sp.Subs, AppliedUndef):
             raise ValueError(f"expr: {entry} still holds something unevaluated; call .doit() or substitute first")
+        if any(cases.args[-1].cond is not sp.true for cases in entry.atoms(sp.Piecewise)):
+            raise ValueError(f"expr: expected a last case (…, True) in every Piecewise, got {entry}")
 
 
-def _lift(value, like: Tensor) -> Tensor:
-    return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64, device=like.device)
+def _lifted(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A function of tensors that takes plain numbers too; torch's own refuse these or make them float32."""
+
+    def lifted(*args) -> Tensor:
+        like = next(a for a in args if isinstance(a, Tensor))
+        return function(*(a if isinstance(a, Tensor) else like.new_tensor(a, dtype=torch.float64) for a in args))
+
+    return lifted
 
 
-def _where(condition, a, b) -> Tensor:
-    if not isinstance(condition, Tensor):  # the last branch of a Piecewise, printed as True
-        condition = torch.tensor(condition)
-    return torch.where(condition, _lift(a, condition), _lift(b, condition))
-
-
-def _extremum(choose: Callable) -> Callable:
-    def pick(a, b):
-        like = a if isinstance(a, Tensor) else b
-        return choose(_lift(a, like), _lift(b, like))
-
-    return pick
-
-
-# torch.where, max and min refuse Python numbers or turn them into float32: lift these to float64 tensors first.
-NAMESPACE = [{"where": _where, "max": _extremum(torch.maximum), "min": _extremum(torch.minimum)}, "torch"]
+LIFTED = {"where": torch.where, "max": torch.maximum, "min": torch.minimum, "atan2": torch.atan2}
+NAMESPACE = [{name: _lifted(function) for name, function in LIFTED.items()}, "torch"]
 
 
 def _to_torch(entry: sp.Expr, symbols: tuple[sp.Symbol, ...]) -> Callable:
     for function, replacement in UNPRINTABLE.items():
         entry = entry.replace(function, replacement)
-    # torch.sqrt and its kin take no plain number, so a numeric part such as sqrt(2) is folded to a float.
-    entry = entry.replace(lambda e: isinstance(e, sp.Expr) and e.is_number and not e.is_Rational, lambda e: e.evalf(20))
-    return sp.lambdify(symbols, entry, modules=NAMESPACE)
+    # torch.sqrt and its kin take no plain number, and no integer of torch passes 2⁶³: these are folded to floats.
+    entry = entry.replace(lambda e: e.is_number and not (e.is_Rational and abs(e.p) < 2**53), lambda e: e.evalf(30))
+    if entry.has(sp.I):
+        raise ValueError(f"expr: expected a real, finite expression, got {entry}")
+    try:
+        return sp.lambdify(symbols, entry, modules=NAMESPACE)
+    except (NotImplementedError, AttributeError) as error:
+        raise ValueError(f"expr: torch lacks one of the functions in {entry}") from error
 
 
-def torchify(expr, *symbols: sp.Symbol) -> Callable[[Tensor], Tensor]:
+def torchify(expr, *symbols: sp.Symbol) -> TensorMap:
     """A sympy scalar, vector or matrix as a torch function of one point.
 
     The function takes `x` of shape `(*batch, len(symbols))`, whose last axis holds the symbols in the given
@@ -114,7 +118,7 @@ def torchify(expr, *symbols: sp.Symbol) -> Callable[[Tensor], Tensor]:
     `(*batch, m, n)` for a matrix.  It is differentiable, follows the dtype and device of `x` and works under
     `torch.func`.
 
-    Raises ValueError for a symbol of `expr` that is not listed, and for a part that is complex or unevaluated.
+    Raises ValueError for a symbol that is not listed and a part that is complex, unevaluated or unknown to torch.
 
     >>> x, y = sp.symbols("x y")
     >>> field = torchify([x**2 * y, sp.sqrt(2) * x], x, y)
@@ -122,7 +126,7 @@ def torchify(expr, *symbols: sp.Symbol) -> Callable[[Tensor], Tensor]:
     tensor([2.0000, 1.4142])
     """
     shape, entries = _entries(expr)
-    _check_symbols(entries, symbols)
+    _check_entries(entries, symbols)
     functions = [_to_torch(entry, symbols) for entry in entries]
 
     def function(x: Tensor) -> Tensor:
@@ -130,22 +134,11 @@ def torchify(expr, *symbols: sp.Symbol) -> Callable[[Tensor], Tensor]:
             raise TypeError(f"x: expected a floating-point tensor, got {getattr(x, 'dtype', type(x).__name__)}")
         if x.ndim == 0 or x.shape[-1] != len(symbols):
             raise ValueError(f"x: expected shape (*batch, {len(symbols)}) for {symbols}, got {tuple(x.shape)}")
-        columns = x.unbind(-1)
-        # A constant entry comes back as a number: the zeros give it the batch axes.
-        zeros = torch.zeros_like(columns[0])
-        values = [(zeros + function(*columns)).to(x.dtype) for function in functions]
+        zeros = x.new_zeros(x.shape[:-1])  # gives the batch axes to a constant entry, which comes back as a number
+        values = [(zeros + function(*x.unbind(-1))).to(x.dtype) for function in functions]
         return torch.stack(values, -1).reshape(*x.shape[:-1], *shape) if shape else values[0]
 
     return function
-
-
-def _is_zero(residual: sp.Expr) -> sp.Expr:
-    """The residual in the simplest form found, 0 if sympy can show that it vanishes."""
-    residual = residual.doit()
-    for simplify in (sp.expand, sp.simplify, lambda e: sp.simplify(e.rewrite(sp.exp))):
-        if residual != 0:
-            residual = simplify(residual)
-    return residual
 
 
 def prove(lhs, rhs, label: str) -> Agreement:
@@ -162,7 +155,10 @@ def prove(lhs, rhs, label: str) -> Agreement:
     if left_shape != right_shape:
         raise ValueError(f"{label}: lhs has shape {left_shape}, rhs has shape {right_shape}")
     for i, (a, b) in enumerate(zip(left, right, strict=True)):
-        if (residual := _is_zero(a - b)) != 0:
+        residual = (a - b).doit()
+        for simplify in (sp.expand, sp.simplify, lambda e: sp.simplify(e.rewrite(sp.exp))):
+            residual = residual if residual == 0 else simplify(residual)
+        if residual != 0:
             where = f" in entry {i}" if left_shape else ""
             raise Disagreement(f"{label}: lhs − rhs is not shown to be zero{where}; what is left: {residual}")
     return Agreement(label, "proved by sympy")
@@ -176,7 +172,7 @@ def _reference(entries: list[sp.Expr], symbols: tuple[sp.Symbol, ...], points: T
         for point in points.tolist():
             try:
                 row = [float(value) for value in function(*map(mpmath.mpf, point))]
-            except (TypeError, ZeroDivisionError, ValueError):  # complex, or a pole
+            except (TypeError, ArithmeticError, ValueError):  # complex, or a pole
                 row = [float("nan")]
             if not all(map(mpmath.isfinite, row)):
                 raise ValueError(f"over: the expression is not real and finite at {dict(zip(symbols, point))}")
@@ -186,9 +182,7 @@ def _reference(entries: list[sp.Expr], symbols: tuple[sp.Symbol, ...], points: T
 
 def _compare(label: str, what: list[str], want: Tensor, got: Tensor, points: Tensor, symbols, tol: float) -> None:
     error = (got - want).abs() / want.abs().clamp(min=1)
-    wrong = ~(error <= tol)  # also true for NaN
-    if wrong.any():
-        i, j = wrong.nonzero()[0].tolist()
+    for i, j in (~(error <= tol)).nonzero().tolist():  # NaN is not ≤ tol either
         at = ", ".join(f"{s} = {v:.6g}" for s, v in zip(symbols, points[i].tolist(), strict=True))
         raise Disagreement(
             f"{label}: expression and function disagree in {what[j]}\n  at          {at}\n"
@@ -198,13 +192,7 @@ def _compare(label: str, what: list[str], want: Tensor, got: Tensor, points: Ten
 
 
 def agree(
-    expr,
-    fn: Callable[[Tensor], Tensor],
-    over: dict[sp.Symbol, tuple],
-    label: str,
-    points: int = 100,
-    tol: float = 1e-12,
-    seed: int = 0,
+    expr, fn: TensorMap, over: dict[sp.Symbol, tuple], label: str, points: int = 100, tol: float = 1e-12, seed: int = 0
 ) -> Agreement:
     """Hold a sympy expression against a torch function on random points, values and gradients.
 
@@ -212,50 +200,51 @@ def agree(
     symbols in the order of `over`, and returns what `torchify` would: `(points, *shape of expr)`.  The
     expression and its derivatives are evaluated by mpmath.  The error is |got − want| / max(1, |want|).
 
-    Raises Disagreement with the first counterexample: the point, both values, the error.
+    Raises Disagreement with the first counterexample: the point, both values, the error; ValueError for a bad
+    range or an expression that is not finite in it.
 
     >>> x, y = sp.symbols("x y")
     >>> agree(x * sp.exp(y), lambda p: p[..., 0] * p[..., 1].exp(), over={x: (-1, 1), y: (0, 2)}, label="eq-demo")
     ✓ eq-demo: values and gradients, 100 points, max error < 1e-12
     """
-    symbols = tuple(over)
     shape, entries = _entries(expr)
-    _check_symbols(entries, symbols)
-    generator = torch.Generator().manual_seed(seed)
-    low, high = torch.tensor(list(over.values()), dtype=torch.float64).T
-    if not (low < high).all() or points < 1:
-        raise ValueError(f"over: expected low < high for each symbol and points ≥ 1, got {over}, {points}")
-    x = low + (high - low) * torch.rand(points, len(symbols), generator=generator, dtype=torch.float64)
-    x.requires_grad_()
+    _check_entries(entries, tuple(over))
+    real = {s: sp.Symbol(s.name, real=True) for s in over}  # or sympy leaves the derivative of |x| unevaluated
+    entries, symbols = [entry.xreplace(real) for entry in entries], tuple(real.values())
+    good = [len(ends) == 2 and -math.inf < ends[0] < ends[1] < math.inf for ends in over.values()]
+    if not good or not all(good) or points < 1:
+        raise ValueError(f"over: expected finite low < high for each symbol and points ≥ 1, got {over}, {points}")
+    low, high = torch.tensor([[float(end) for end in ends] for ends in over.values()], dtype=torch.float64).unbind(1)
+    random = torch.rand(points, len(over), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x = (low + (high - low) * random).requires_grad_()
     y = fn(x)
-    if y.shape != (points, *shape) or y.dtype != torch.float64:
-        raise Disagreement(
-            f"{label}: expected float64 of shape {(points, *shape)} from the function, "
-            f"got {y.dtype} of shape {tuple(y.shape)}"
-        )
+    if not isinstance(y, Tensor) or y.shape != (points, *shape) or y.dtype != torch.float64:
+        got = f"{y.dtype} of shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+        raise Disagreement(f"{label}: expected float64 of shape {(points, *shape)} from the function, got {got}")
     y = y.reshape(points, -1)
     names = [f"entry {list(i)}" if shape else "the value" for i in product(*map(range, shape))]
     _compare(label, names, _reference(entries, symbols, x), y.detach(), x, symbols, tol)
     for name, entry, column in zip(names, entries, y.unbind(-1), strict=True):
-        want = _reference([entry.diff(s) for s in symbols], symbols, x)
-        got = torch.zeros_like(x)
-        if column.requires_grad:
-            (grad,) = torch.autograd.grad(column.sum(), x, retain_graph=True, allow_unused=True)
-            got = got if grad is None else grad
+        slopes = [entry.diff(s).replace(sp.DiracDelta, lambda *_: sp.S.Zero) for s in symbols]  # no point is on a jump
+        _check_entries(slopes, symbols)
+        want = _reference(slopes, symbols, x)
+        (got,) = torch.autograd.grad(column.sum() + 0 * x.sum(), x, retain_graph=True)  # 0: where x has no part in it
         _compare(label, [f"the derivative of {name} by {s}" for s in symbols], want, got, x, symbols, tol)
     return Agreement(label, "values and gradients", points, tol)
 
 
-def equations(notebook: Path) -> list[str]:
-    """The `eq-…` labels of a notebook's equations, in the order of the page."""
-    cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
-    text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-    return re.findall(r"^:label: (eq-\S+)$", text, re.MULTILINE)
+def _cells(notebook: Path | str) -> list[dict]:
+    return json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
 
 
-def ledger(notebook: Path) -> list[tuple[str, str]]:
+def equations(notebook: Path | str) -> dict[str, str]:
+    """The equations of a notebook that are labelled `eq-…`, in the order of the page: label → TeX."""
+    text = "\n".join("".join(cell["source"]) for cell in _cells(notebook) if cell["cell_type"] == "markdown")
+    return dict(re.findall(r"^ *```\{math\}\n *:label: *(eq-\S+) *\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL))
+
+
+def ledger(notebook: Path | str) -> list[tuple[str, str]]:
     """What a notebook's stored outputs say was checked: (label, how) for each line of `prove` and `agree`."""
-    cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
-    outputs = [output for cell in cells for output in cell.get("outputs", [])]
-    lines = ["".join(output["data"].get("text/plain", "")) for output in outputs if "data" in output]
+    outputs = [output for cell in _cells(notebook) for output in cell.get("outputs", [])]
+    lines = ["".join(output.get("data", {}).get("text/plain", "")) for output in outputs]
     return [match.groups() for line in lines if (match := re.fullmatch(r"✓ (eq-\S+): (.+)", line))]

@@ -1,0 +1,36 @@
+# make book · test · lab · notebooks · clean — each makes .venv and installs the pinned requirements on first use
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: book test lab notebooks clean
+
+book: $(READY)
+	$(BIN)/jupyter-book build book --path-output . -W -n --all --keep-going
+	@echo "Read the course: file://$(CURDIR)/_build/html/index.html"
+
+# In the order in which a mistake is cheapest to find; each line stops the run.
+test: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pytest --ignore=tests/test_exercises.py --ignore=tests/test_equations.py --ignore=tests/test_book.py
+	$(BIN)/pytest tests/test_exercises.py
+	$(BIN)/pytest --nbval --nbval-cell-timeout=120 book
+	$(BIN)/pytest tests/test_equations.py
+	$(BIN)/pytest tests/test_book.py
+
+lab: $(READY)
+	$(BIN)/jupyter lab book
+
+notebooks: $(READY)
+	$(BIN)/python book/execute.py
+
+clean:
+	rm -rf _build .venv .pytest_cache .ruff_cache .hypothesis companion.egg-info
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "Python 3.11, 3.12 or 3.13 is needed, this is %d.%d; try: make PYTHON=python3.12" % v)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check -r requirements.txt
+	@touch $(READY)
