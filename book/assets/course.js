@@ -28,6 +28,14 @@
     window.MathJax?.startup?.promise.then(reachScrollers);
   });
 
+  /* Paper is white: a page in dark is printed in light. */
+  const page = document.documentElement.dataset;
+  let onScreen = null;
+  matchMedia("print").addEventListener("change", ({ matches }) => {
+    if (matches) onScreen = page.theme;
+    page.theme = matches ? "light" : onScreen;
+  });
+
   function load(path) {
     return new Promise((resolve, reject) => {
       const script = document.createElement("script");
@@ -52,5 +60,10 @@
     }
   }
   const figures = document.querySelectorAll("figure[id^='live-']");
-  if (figures.length) enliven(figures).catch((error) => console.warn(error.message));
+  if (figures.length) {
+    enliven(figures).catch((error) => {
+      console.warn(error);
+      for (const figure of figures) figure.dataset.live ??= "off"; // its image stays
+    });
+  }
 })();

@@ -28,8 +28,8 @@ SEED = 20_240_229
 class Case(NamedTuple):
     """One answer: what was asked, what the attempt gave, what it should be, and how far it may be off.
 
-    A named mistake that comes as close as `alike` gave the same answer; where answers are random, that is wider
-    than `tol`, which is used where nothing else is said.
+    An attempt and a mistake whose answers are as close as `alike` have gone wrong in the same way; it is `tol`
+    unless given, and has to be wider where the answers are random.
     """
 
     what: str
@@ -39,8 +39,11 @@ class Case(NamedTuple):
     alike: float | None = None
 
 
-class InputChanged(Exception):
-    """An attempt wrote into a tensor that it was given."""
+class Mistake(NamedTuple):
+    """A wrong solution that people write, and what a tutor would say to it."""
+
+    solution: Callable
+    sentence: str
 
 
 @dataclass(frozen=True)
@@ -61,19 +64,10 @@ class Report:
 
     def _repr_html_(self) -> str:
         """The same sentence, and below it the hints, each behind its own fold."""
-        folds = "".join(
-            f"<details><summary>Hint {i}</summary>{html.escape(hint)}</details>" for i, hint in enumerate(self.hints, 1)
-        )
+        hints = enumerate(map(html.escape, self.hints), 1)
+        folds = "".join(f"<details><summary>Hint {i}</summary>{hint}</details>" for i, hint in hints)
         line = html.escape(str(self)).replace("\n", "<br>")
         return f'<div class="report {self.status.replace(" ", "-")}"><p>{line}</p>{folds}</div>'
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A wrong solution that people write, and what a tutor would say to it."""
-
-    solution: Callable
-    sentence: str
 
 
 class Exercise:
@@ -97,13 +91,12 @@ class Exercise:
     def __init__(self, reference: Callable, hints: Iterable[str], register: bool = True):
         self.reference, self.hints = reference, tuple(hints)
         self.name, self.chapter = reference.__name__, reference.__module__.rpartition(".")[2]
+        self.signature = inspect.signature(reference)
         self.cases: Callable | None = None
         self.alternatives: list[Callable] = []
         self.mistakes: dict[str, Mistake] = {}
-        if register:
-            if self.name in EXERCISES:
-                raise ValueError(f"there are two exercises named {self.name}")
-            EXERCISES[self.name] = self
+        if register and EXERCISES.setdefault(self.name, self) is not self:
+            raise ValueError(f"there are two exercises named {self.name}")
 
     def check(self, cases: Callable) -> Callable:
         """Decorator: `cases(attempt, generator)` yields the cases that decide."""
@@ -132,83 +125,63 @@ class Exercise:
 
     def run(self, attempt: Callable, seed: int = SEED) -> Report:
         """The report on an attempt; the same attempt always gets the same report."""
-        arguments = inspect.signature(attempt)
         try:
-            arguments.bind(*inspect.signature(self.reference).parameters)
+            inspect.signature(attempt).bind(*self.signature.parameters)
         except TypeError:
-            return self._report(
-                "failed", f"expected the arguments {inspect.signature(self.reference)}, got {arguments}"
-            )
+            return self._failed(f"expected the arguments {self.signature}, got {inspect.signature(attempt)}")
+        cases, error = [], None
         with torch.random.fork_rng(devices=[]):  # the learner's own random numbers stay as they were
-            cases, error = [], None
             try:
                 for case in self._answers(attempt, seed):
                     cases.append(case)
             except Exception as raised:  # a learner's code may raise anything, and all of it is reported
                 error = raised
             wrong = next(filter(None, map(_problem, cases)), None)
-            if wrong is not None:
-                name = self._diagnose(cases, seed)
-                return self._report("failed", self.mistakes[name].sentence if name else wrong, name)
-        if error is None:
-            return self._report("passed", "passed")
-        if _is_untouched(error, attempt):
-            return self._report("not attempted", "not attempted yet")
-        return self._report("failed", _explain(error, attempt))
+            if wrong and (name := self._diagnose(cases, seed)):
+                return self._failed(self.mistakes[name].sentence, name)
+        if wrong or error:
+            return self._failed(wrong) if wrong else self._raised(error, attempt)
+        return Report(self.name, "passed", "passed")
 
     def _answers(self, attempt: Callable, seed: int) -> Iterator[Case]:
-        torch.default_generator.manual_seed(seed)  # for an attempt that forgets the generator it is given
-        return self.cases(self._watched(attempt), torch.Generator().manual_seed(seed))
+        """The attempt's answers to the check's questions; it may not write into what it is given."""
 
-    def _watched(self, attempt: Callable) -> Callable:
-        """The attempt, made to raise InputChanged if it writes into an argument."""
-        names = list(inspect.signature(self.reference).parameters)
-
-        def call(*args):
-            before = [getattr(arg, "_version", None) for arg in args]
+        def watched(*args):
+            before = [arg.detach().clone() if isinstance(arg, Tensor) else None for arg in args]
             answer = attempt(*args)
-            for name, arg, version in zip(names, args, before):
-                if getattr(arg, "_version", None) != version:
-                    raise InputChanged(f"your code changes its argument {name}; work on a copy, {name}.clone()")
+            for name, arg, copy in zip(self.signature.parameters, args, before):
+                if copy is not None and not torch.equal(arg, copy):
+                    raise ValueError(f"the argument {name} was changed in place; work on a copy, {name}.clone()")
             return answer
 
-        return call
+        torch.default_generator.manual_seed(seed)  # for an attempt that forgets the generator it is given
+        return self.cases(watched, torch.Generator().manual_seed(seed))
 
     def _diagnose(self, cases: list[Case], seed: int) -> str | None:
         """The name of the mistake that gives the same answers; of several, the one that comes closest."""
-        distance = {}
+        distances = {}
         for name, mistake in self.mistakes.items():
-            far = 0.0
+            distances[name] = 0.0
             for case, other in zip(cases, self._answers(mistake.solution, seed)):
-                far = max(far, _distance(case, other))
-                if far > 1:  # in units of `alike`
+                distances[name] = max(distances[name], _distance(case, other))
+                if distances[name] > 1:  # not alike, whatever the other answers are
                     break
-            else:
-                distance[name] = far
-        return min(distance, key=distance.get, default=None)
+        name = min(distances, key=distances.get, default=None)
+        return name if name and distances[name] <= 1 else None
 
-    def _report(self, status: str, message: str, mistake: str | None = None) -> Report:
-        return Report(self.name, status, message, mistake, () if status == "passed" else self.hints)
+    def _raised(self, error: Exception, attempt: Callable) -> Report:
+        """The report on an attempt that raised: with the last line of the learner's that was reached."""
+        code = getattr(inspect.unwrap(attempt), "__code__", None)
+        *_, (last, _) = traceback.walk_tb(error.__traceback__)
+        if isinstance(error, NotImplementedError) and not error.args and last.f_code is code:  # no library's
+            return Report(self.name, "not attempted", "not attempted yet", hints=self.hints)
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if code and frame.filename == code.co_filename]
+        where = f"\nin line {own[-1].lineno}: {own[-1].line}" if own else ""
+        return self._failed(f"your code raised {type(error).__name__}: {error}{where}")
 
-
-def _code(attempt: Callable) -> Any:
-    return getattr(inspect.unwrap(attempt), "__code__", None)
-
-
-def _is_untouched(error: Exception, attempt: Callable) -> bool:
-    """Whether the stub's own `raise NotImplementedError` was reached, and not one inside a library."""
-    *_, (last, _) = traceback.walk_tb(error.__traceback__)
-    return isinstance(error, NotImplementedError) and not error.args and last.f_code is _code(attempt)
-
-
-def _explain(error: Exception, attempt: Callable) -> str:
-    """What the learner's code raised, with the last line of theirs that was reached."""
-    if isinstance(error, InputChanged):
-        return str(error)
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename == getattr(_code(attempt), "co_filename", None)]
-    where = f"\nin line {own[-1].lineno}: {own[-1].line}" if own else ""
-    return f"your code raised {type(error).__name__}: {error}{where}"
+    def _failed(self, message: str, mistake: str | None = None) -> Report:
+        return Report(self.name, "failed", message, mistake, self.hints)
 
 
 def _error(got: Tensor, want: Tensor) -> Tensor:
@@ -239,7 +212,7 @@ def _problem(case: Case) -> str | None:
 
 
 def _distance(a: Case, b: Case) -> float:
-    """How far apart two answers to the same question are, in units of what counts as the same."""
+    """How far apart two answers to the same question are, in units of what counts as alike."""
     if not (isinstance(a.got, Tensor) and isinstance(b.got, Tensor)):
         return math.inf
     if a.got.shape != b.got.shape or a.got.dtype != b.got.dtype:
@@ -249,28 +222,15 @@ def _distance(a: Case, b: Case) -> float:
     return error.max().item() / (a.tol if a.alike is None else a.alike)
 
 
-def one_point(fn: Callable, d: int, name: str = "field") -> Callable:
-    """`fn`, for use in a check: it insists on ONE point of shape (d,) and says what to do with a batch."""
-
-    def checked(p: Tensor) -> Tensor:
-        if p.shape != (d,):
-            raise ValueError(
-                f"{name} takes ONE point of shape ({d},), got {tuple(p.shape)}: torch.vmap({name}) takes (n, {d})"
-            )
-        return fn(p)
-
-    return checked
-
-
 EXERCISES: dict[str, Exercise] = {}
 _hints_shown: dict[str, int] = {}
 
 
 def find(exercise: Callable | str) -> Exercise:
     """The exercise of a function or a name."""
-    if not (isinstance(exercise, str) or callable(exercise)):
+    name = exercise if isinstance(exercise, str) else getattr(exercise, "__name__", None)
+    if name is None:
         raise TypeError(f"expected the function itself, without calling it, got {type(exercise).__name__}")
-    name = exercise if isinstance(exercise, str) else getattr(exercise, "__name__", repr(exercise))
     if name not in EXERCISES:
         near = get_close_matches(name, EXERCISES) or sorted(EXERCISES)
         raise ValueError(f"there is no exercise {name!r}; did you mean {', '.join(near)}?")
@@ -279,17 +239,13 @@ def find(exercise: Callable | str) -> Exercise:
 
 def check(attempt: Callable) -> Report:
     """Check an attempt; it is matched to its exercise by the function's name."""
-    exercise = find(attempt)
-    if isinstance(attempt, str):
-        raise TypeError(f"expected the function itself: check({attempt}), without the quotes")
-    return exercise.run(attempt)
+    return find(attempt).run(attempt)
 
 
 def hint(exercise: Callable | str) -> None:
     """Print the next hint; each call goes one hint further, and the last one stays."""
     exercise = find(exercise)
-    shown = _hints_shown.get(exercise.name, 0)
-    number = min(shown + 1, len(exercise.hints))
+    number = min(_hints_shown.get(exercise.name, 0) + 1, len(exercise.hints))
     _hints_shown[exercise.name] = number
     print(f"Hint {number} of {len(exercise.hints)}: {exercise.hints[number - 1]}")
 

@@ -10,7 +10,7 @@ import math
 import torch
 
 from companion.divergence import divergence
-from companion.exercises import Case, Exercise, one_point
+from companion.exercises import Case, Exercise
 
 SHAPES = (  # d, batch axes, dtype: what every exercise on `(*batch, d)` is asked
     (2, (), torch.float64),
@@ -37,6 +37,19 @@ def _tenth(*args, **kwargs):
     return (10 * _uniform(*args, **kwargs)).round() / 10
 
 
+def _one_point(fn, d, name="field"):
+    """`fn`, made to insist on ONE point of shape (d,) and to say what to do with a batch."""
+
+    def checked(p):
+        if p.shape != (d,):
+            raise ValueError(
+                f"{name} takes ONE point of shape ({d},), got {tuple(p.shape)}: torch.vmap({name}) takes (n, {d})"
+            )
+        return fn(p)
+
+    return checked
+
+
 def _at_points(fn, x):
     """`fn` of one point, at every point of x, shape (*batch, d)."""
     value = torch.vmap(fn)(x.reshape(-1, x.shape[-1]))
@@ -50,7 +63,7 @@ def _trace(matrix):
 def _wave(d, generator):
     """The field v(p) = B tanh(C p), and its Jacobian B diag(1 − tanh²(C p)) C by the chain rule."""
     B, C = _normal(2, d, d, generator=generator)
-    field = one_point(lambda p: B.to(p.dtype) @ torch.tanh(C.to(p.dtype) @ p), d)
+    field = _one_point(lambda p: B.to(p.dtype) @ torch.tanh(C.to(p.dtype) @ p), d)
     return field, lambda x: torch.einsum("ih,...h,hj->...ij", B, 1 - torch.tanh(x.double() @ C.T) ** 2, C)
 
 
@@ -68,7 +81,7 @@ def _bump(d, generator):
     def laplacian(x):
         return -(a @ a) * torch.sin(x @ a) + (d + 2) * (x * x).sum(-1)
 
-    return one_point(f, d, "f"), gradient, laplacian
+    return _one_point(f, d, "f"), gradient, laplacian
 
 
 def _gradient(value, x):
@@ -224,7 +237,7 @@ def _cubic(generator):
     def outflow(x, y, h):  # ((x + h/2)³ − (x − h/2)³)/h = 3x² + h²/4, and a linear term leaves its factor
         return a * (3 * x**2 + h**2 / 4) + b * y**2 + c * (3 * y**2 + h**2 / 4) + e * x**2
 
-    return one_point(field, 2), f"({a:.1f}x³ + {b:.1f}xy², {c:.1f}y³ + {e:.1f}x²y)", outflow
+    return _one_point(field, 2), f"({a:.1f}x³ + {b:.1f}xy², {c:.1f}y³ + {e:.1f}x²y)", outflow
 
 
 @exercise.check
@@ -606,11 +619,11 @@ def _(attempt, generator):
         )
     C = _normal(3, 3, generator=generator)
     x = _normal(4, 3, generator=generator).requires_grad_()
-    answer = attempt(one_point(lambda p: torch.sin(C @ p), 3), x)
+    answer = attempt(_one_point(lambda p: torch.sin(C @ p), 3), x)
     # ∇·v = Σᵢ C_ii cos(Cx)ᵢ, so its gradient is −Σᵢ C_ii sin(Cx)ᵢ C_i·
     want = -((torch.sin(x.detach() @ C.T) * C.diagonal()) @ C)
     what = "the gradient by x of trace_divergence(field, x).sum()"
-    yield Case(what, _gradient(answer, x), want)
+    yield Case(what, _gradient(answer, x), want, alike=math.inf)
 
 
 @exercise.alternative
@@ -861,13 +874,13 @@ def _statistics(name, estimate, generator, trace, var):
 def _(attempt, generator):
     for d, batch, dtype in SHAPES:  # signs estimate a diagonal Jacobian without error, for ε² = 1
         c, x = _uniform(1, 2, d, generator=generator), _normal(*batch, d, generator=generator).to(dtype)
-        got = attempt(one_point(lambda p, c=c: torch.sin(c.to(p.dtype) * p), d), x, 3, generator)
+        got = attempt(_one_point(lambda p, c=c: torch.sin(c.to(p.dtype) * p), d), x, 3, generator)
         want = (c * torch.cos(c * x.double())).sum(-1)
         what = f"rademacher_estimate of v = (sin c₁x₁, sin c₂x₂, …) for x of shape {tuple(x.shape)}"
         yield _case(what, dtype, got, want)._replace(alike=math.inf)
-    M = _uniform(0.5, 1.5, 4, 4, generator=generator) + 2 * torch.eye(4, dtype=torch.float64)
+    M = _uniform(0.5, 1.5, 4, 4, generator=generator) + 4 * torch.eye(4, dtype=torch.float64)
     x = _normal(4, generator=generator)
-    field, J = one_point(lambda p: M @ p + torch.sin(p), 4), M + torch.cos(x).diag()
+    field, J = _one_point(lambda p: M @ p + torch.sin(p), 4), M + torch.cos(x).diag()
     yield from _statistics(
         "rademacher_estimate",
         lambda generator: attempt(field, x.repeat(COPIES, 1), PROBES, generator),
@@ -1035,7 +1048,7 @@ def _(attempt, generator):
     for d, batch, dtype in SHAPES:  # here J − A is diagonal, and signs make no error
         c, A = _uniform(1, 2, d, generator=generator), _normal(d, d, generator=generator)
         x = _normal(*batch, d, generator=generator).to(dtype)
-        field = one_point(lambda p, A=A, c=c: A.to(p.dtype) @ p + torch.sin(c.to(p.dtype) * p), d)
+        field = _one_point(lambda p, A=A, c=c: A.to(p.dtype) @ p + torch.sin(c.to(p.dtype) * p), d)
         want = A.trace() + (c * torch.cos(c * x.double())).sum(-1)
         got = attempt(field, A.to(dtype), x, 3, generator)
         what = f"with_control_variate of v = A x + (sin c₁x₁, sin c₂x₂, …) for x of shape {tuple(x.shape)}"
@@ -1046,7 +1059,7 @@ def _(attempt, generator):
     yield from _statistics(
         "with_control_variate",
         lambda generator: attempt(
-            one_point(lambda p: A @ p + G @ torch.sin(p), 4), A, x.repeat(COPIES, 1), PROBES, generator
+            _one_point(lambda p: A @ p + G @ torch.sin(p), 4), A, x.repeat(COPIES, 1), PROBES, generator
         ),
         generator,
         _trace(A + rest),
@@ -1175,14 +1188,14 @@ exercise = Exercise(
 )
 
 
-def _gaussian(d, t, x0, generator):
+def _linear_flow(d, t, x0, generator):
     """A linear field v = A x, which carries N(0, I) into N(0, M Mᵀ) with M = exp(tA) and x0 to M x0."""
     A = _normal(d, d, generator=generator) / 2
     M = torch.linalg.matrix_exp(t * A)
     zero, one = torch.zeros(d, dtype=torch.float64), torch.eye(d, dtype=torch.float64)
     before = torch.distributions.MultivariateNormal(zero, one).log_prob(x0)
     after = torch.distributions.MultivariateNormal(zero, M @ M.T).log_prob(x0 @ M.T)
-    return one_point(lambda p: A.to(p.dtype) @ p, d), before, after
+    return _one_point(lambda p: A.to(p.dtype) @ p, d), before, after
 
 
 def _cubic_sink(d, t, x0, generator):
@@ -1190,20 +1203,16 @@ def _cubic_sink(d, t, x0, generator):
     U, c = torch.linalg.qr(_normal(d, d, generator=generator)).Q, _uniform(0.2, 0.6, d, generator=generator)
     before = _normal(*x0.shape[:-1], generator=generator)
     after = before + 1.5 * torch.log(1 + 2 * c * t * (x0 @ U.T) ** 2).sum(-1)
-    return one_point(lambda p: -U.T.to(p.dtype) @ (c.to(p.dtype) * (U.to(p.dtype) @ p) ** 3), d), before, after
+    return _one_point(lambda p: -U.T.to(p.dtype) @ (c.to(p.dtype) * (U.to(p.dtype) @ p) ** 3), d), before, after
 
 
 @exercise.check
 def _(attempt, generator):
-    for d, batch, dtype in SHAPES:
-        x0 = _uniform(-1, 1, *batch, d, generator=generator)
-        for name, make in ("a cubic sink", _cubic_sink), ("v = A x", _gaussian):
-            t = _tenth(0.5, 1, generator=generator).item()
-            field, before, after = make(d, t, x0, generator)
-            what = (
-                f"log_density_along(field, x0, log_density0, {t:.1f}, 10) of {name} for x0 of shape {tuple(x0.shape)}"
-            )
-            yield _case(what, dtype, attempt(field, x0.to(dtype), before.to(dtype), t, 10), after, tol=3e-5)
+    for (d, batch, dtype), make in zip(SHAPES, (_cubic_sink, _linear_flow, _cubic_sink, _cubic_sink)):
+        t, x0 = _tenth(0.4, 0.6, generator=generator).item(), _uniform(-1, 1, *batch, d, generator=generator)
+        field, before, after = make(d, t, x0, generator)
+        what = f"log_density_along(field, x0, log_density0, {t:.1f}, 6) for x0 of shape {tuple(x0.shape)}"
+        yield _case(what, dtype, attempt(field, x0.to(dtype), before.to(dtype), t, 6), after, tol=3e-5)
 
 
 def _pair(field):

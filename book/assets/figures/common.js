@@ -139,7 +139,7 @@
     figure.prepend(stage);
     try {
       window.courseFigures[name] = window.courseKit.builders[name](stage);
-      figure.classList.add("live-on");
+      figure.dataset.live = "on";
     } catch (error) {
       stage.remove(); // the image is still there
       throw error;

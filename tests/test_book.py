@@ -1,0 +1,333 @@
+"""The built book as a reader meets it: opened from disk in a browser, with the network off.
+
+The numbers on an interactive figure are held against the companion.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urlsplit
+
+import pytest
+import torch
+import yaml
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect, sync_playwright
+
+from companion.divergence import divergence, flux
+
+BOOK = Path(__file__).parents[1] / "book"
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
+
+
+def pages(entry: dict) -> list[str]:
+    """The pages of a table of contents, in its order."""
+    own = [Path(entry[key]).with_suffix("").name for key in ("root", "file") if key in entry]
+    below = [part for key in ("parts", "chapters", "sections") for part in entry.get(key, [])]
+    return own + [page for part in below for page in pages(part)]
+
+
+PAGES = [*pages(yaml.safe_load((BOOK / "_toc.yml").read_text(encoding="utf-8"))), "genindex", "search"]
+
+
+@pytest.fixture(scope="session")
+def book(tmp_path_factory):
+    """The folder of the built book; a warning fails the build."""
+    out = tmp_path_factory.mktemp("book")
+    command = ["jupyter-book", "build", str(BOOK), "--path-output", str(out), "-W", "-n", "--all", "--keep-going"]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    run = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PATH": path, "NO_COLOR": "1"})
+    assert run.returncode == 0, f"the book does not build:\n{run.stdout[-2000:]}\n{run.stderr[-4000:]}"
+    return out / "_build" / "html"
+
+
+@pytest.fixture(scope="session")
+def browser():
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        message = "no browser found to read the book with; install one, for example by `apt install chromium`"
+        pytest.fail(message) if os.environ.get("REQUIRE_BROWSER") == "1" else pytest.skip(message)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=FLAGS.split())
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def reading(browser, file: Path, block: str = "^(http|ws)s?:", **options):
+    """An opened page, and the list of everything that went wrong on it so far."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce", **options)
+    context.set_default_timeout(10_000)
+    page, problems = context.new_page(), []
+    context.route(re.compile(block), lambda route: route.abort())
+    page.on("console", lambda m: m.type in ("error", "warning") and problems.append(f"{m.type}: {m.text}"))
+    page.on("pageerror", lambda error: problems.append(f"error: {error}"))
+    page.on("requestfailed", lambda request: problems.append(f"failed: {request.url}"))
+    page.on("websocket", lambda socket: problems.append(f"external: {socket.url}"))
+    page.goto(file.as_uri())
+    if options.get("java_script_enabled", True):
+        page.add_style_tag(content="* { transition: none !important }")
+        page.evaluate(
+            """() => Promise.race([new Promise((late) => setTimeout(late, 5000)), (async () => {
+                await window.MathJax?.startup?.promise;
+                const waiting = () => document.querySelector("figure[id^='live-']:not([data-live])");
+                while (waiting()) await new Promise((later) => setTimeout(later, 20));
+            })()])"""
+        )
+    yield page, problems
+    context.close()
+
+
+@pytest.fixture(scope="module", params=PAGES)
+def opened(request, browser, book):
+    with reading(browser, book / f"{request.param}.html") as page_and_problems:
+        yield page_and_problems
+
+
+@pytest.fixture
+def page(opened):
+    return opened[0]
+
+
+def test_every_page_of_the_contents_is_built(book):
+    assert [name for name in PAGES if not (book / f"{name}.html").is_file()] == []
+
+
+def test_page_opens_from_disk_without_error_or_request(opened):
+    _, problems = opened
+    assert problems == []
+
+
+def test_every_formula_is_rendered(page):
+    broken = page.evaluate(
+        """() => [...document.querySelectorAll(".math")].filter((math) =>
+            !math.querySelector("mjx-container") || math.querySelector("mjx-merror, [data-mjx-error]") ||
+            [...math.querySelectorAll("mjx-mtext")].some((text) => getComputedStyle(text).color === "rgb(255, 0, 0)")
+        ).map((math) => math.textContent.trim().slice(0, 100))"""
+    )
+    assert broken == []
+
+
+def test_no_tex_is_left_in_the_text(page):
+    """A forgotten dollar sign turns a formula into text, or text into a formula; the build does not notice."""
+    left = page.evaluate(
+        r"""() => {
+            const article = document.querySelector("article");
+            if (!article) return [];
+            const words = article.cloneNode(true);
+            for (const other of words.querySelectorAll("pre, code, script, style, .math, .live")) other.remove();
+            return words.textContent.match(/.{0,20}(\$|\\[a-z(\[]).{0,20}/gi) ?? [];
+        }"""
+    )
+    assert left == []
+
+
+def test_every_image_says_what_it_shows(page):
+    images = page.evaluate("[...document.images].map((image) => [image.src.slice(0, 80), image.alt])")
+    assert [source for source, alt in images if not alt.strip() or alt.startswith("_images/")] == []
+
+
+@cache
+def anchors(file: Path) -> set[str]:
+    return set(re.findall(r'\bid="([^"]+)"', file.read_text(encoding="utf-8")))
+
+
+def test_every_link_within_the_book_leads_somewhere(page):
+    here = Path(unquote(urlsplit(page.url).path))
+    dead = []
+    for link in page.evaluate("[...document.querySelectorAll('a[href]')].map((a) => a.getAttribute('href'))"):
+        address, anchor = urldefrag(link)
+        if urlsplit(address).scheme:
+            continue
+        target = (here.parent / unquote(address)).resolve() if address else here
+        if not target.is_file() or (anchor and unquote(anchor) not in anchors(target)):
+            dead.append(link)
+    assert dead == []
+
+
+def test_moving_pictures_move(page):
+    for player in page.locator(".moving-picture").all():
+        image, slider = player.locator("img"), player.locator("input")
+        last = image.get_attribute("src")
+        slider.fill("0")
+        first = image.get_attribute("src")
+        assert first != last
+        player.locator("button").click()
+        expect(image).not_to_have_attribute("src", first)
+        player.locator("button").click()
+
+
+def test_figure_library_is_loaded_where_it_is_needed_and_only_there(page):
+    loaded = page.evaluate("[...document.scripts].some((script) => script.src.includes('jsxgraph'))")
+    assert loaded == (page.locator("figure[id^='live-']").count() > 0)
+    assert page.locator("figure[id^='live-']").count() == page.locator("figure[data-live=on] .live").count()
+
+
+@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 390)])
+def test_page_is_accessible(page, theme, width):
+    page.set_viewport_size({"width": width, "height": 900})
+    page.evaluate("(theme) => (document.documentElement.dataset.theme = theme)", theme)
+    found = Axe().run(page, options={"preload": False, "resultTypes": ["violations"]})  # a disk does not serve style sheets twice
+    assert found.violations_count == 0, found.generate_report()
+
+
+def test_page_does_not_scroll_sideways_on_a_phone(page):
+    page.set_viewport_size({"width": 390, "height": 844})
+    wide = page.evaluate(
+        """() => document.scrollingElement.scrollWidth <= document.scrollingElement.clientWidth ? [] :
+            [...document.querySelectorAll("main *")].filter((e) => e.getBoundingClientRect().right > innerWidth + 1)
+                .map((e) => e.outerHTML.slice(0, 100)).concat("the page")"""
+    )
+    assert wide == []
+
+
+# ---- The interactive figure of the divergence chapter ----
+
+FIGURE = "#live-divergence-box"
+FIELDS = {
+    "source": lambda p: torch.stack([p[0], p[1]]),
+    "rotation": lambda p: torch.stack([-p[1], p[0]]),
+    "shear": lambda p: torch.stack([p[1], 0 * p[0]]),
+    "saddle": lambda p: torch.stack([p[0], -p[1]]),
+    "polynomial": lambda p: torch.stack([p[0] ** 2 * p[1], p[0] * p[1] ** 3]),
+    "waves": lambda p: torch.stack([p[0].sin() * p[1].cos(), p[0].cos() * p[1].sin()]),
+}
+BOXES = [
+    (0.0, 0.0, 1.0, 1.0),
+    (1.0, 2.0, 0.5, 0.3),
+    (-1.2, 0.7, 2.0, 1.1),
+    (0.4, -1.9, 0.05, 0.05),
+    (-2.0, -0.3, 0.9, 3.2),
+]
+
+
+@pytest.fixture(scope="module")
+def chapter(browser, book):
+    with reading(browser, book / "divergence.html", has_touch=True) as (page, _):
+        yield page
+
+
+@pytest.fixture
+def figure(chapter):
+    """The chapter's page, with the figure in a state where every change shows in its numbers."""
+    chapter.locator(FIGURE).scroll_into_view_if_needed()
+    put(chapter, field="polynomial", x=0.5, y=0.4, width=1.0, height=0.8)
+    return chapter
+
+
+def put(page, **state) -> dict:
+    return page.evaluate("(state) => (courseFigures['divergence-box'].set(state), 0)", state)
+
+
+def values(page) -> dict:
+    return page.evaluate("courseFigures['divergence-box'].values()")
+
+
+def grip(page, name: str) -> tuple[float, float]:
+    box = page.locator(f"{FIGURE} [aria-label^='{name}']").bounding_box()
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def test_figure_offers_the_fields_that_are_tested(figure):
+    assert set(figure.eval_on_selector_all(f"{FIGURE} option", "all => all.map((o) => o.value)")) == set(FIELDS)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_figure_computes_what_the_companion_computes(figure, field):
+    for x, y, width, height in BOXES:
+        put(figure, field=field, x=x, y=y, width=width, height=height)
+        centre, half = torch.tensor([x, y]).double(), torch.tensor([width, height]).double() / 2
+        want = {"flux": flux(FIELDS[field], centre - half, centre + half).item(), "area": width * height}
+        want["density"] = want["flux"] / want["area"]
+        want["divergence"] = divergence(FIELDS[field], centre).item()
+        assert values(figure) == pytest.approx(want, rel=0, abs=1e-6)
+        shown = [float(text.replace("−", "-")) for text in figure.locator(f"{FIGURE} dd").all_inner_texts()]
+        assert shown == pytest.approx([*want.values(), want["density"] - want["divergence"]], rel=0, abs=6e-5)
+
+
+@pytest.mark.parametrize("by", ["mouse", "finger"])
+@pytest.mark.parametrize(("name", "changes"), [("Centre", "divergence"), ("Corner", "area")])
+def test_figure_follows_mouse_and_finger(figure, by, name, changes):
+    before, (x, y), scrolled = values(figure), grip(figure, name), figure.evaluate("scrollY")
+    if by == "mouse":
+        figure.mouse.move(x, y)
+        figure.mouse.down()
+        figure.mouse.move(x + 30, y - 40, steps=4)
+        figure.mouse.up()
+        figure.mouse.move(x + 90, y)  # let go: this must do nothing
+    else:
+        touch = figure.context.new_cdp_session(figure)
+        for step in range(5):
+            point = {"x": x + 30 * step / 4, "y": y - 40 * step / 4}
+            kind = "touchMove" if step else "touchStart"
+            touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [point]})
+        touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    assert values(figure)[changes] > before[changes] + 0.1
+    assert grip(figure, name) == pytest.approx((x + 30, y - 40), abs=1.5)
+    assert figure.evaluate("scrollY") == scrolled
+
+
+def test_figure_follows_the_arrow_keys(figure):
+    figure.locator(f"{FIGURE} [aria-label^='Centre']").focus()
+    for key in ("ArrowRight", "ArrowUp", "Shift+ArrowUp"):
+        figure.keyboard.press(key)
+    x, y = 0.6, 0.51
+    assert values(figure)["divergence"] == pytest.approx(2 * x * y + 3 * x * y**2)
+    figure.locator(f"{FIGURE} [aria-label^='Corner']").focus()
+    for key in ("ArrowLeft", "ArrowUp"):
+        figure.keyboard.press(key)
+    assert values(figure)["area"] == pytest.approx(0.8 * 1.0)
+
+
+def test_figure_says_its_numbers_to_a_screen_reader(figure):
+    expect(figure.locator(f"{FIGURE} [aria-live=polite]")).to_contain_text("Area: 0.8000")
+
+
+def test_shrinking_box_shows_the_limit(figure):
+    """At once with reduced motion, else step by step."""
+    button = figure.get_by_role("button", name="Shrink the box")
+    button.click()
+    assert values(figure)["area"] == pytest.approx(0.05 * 0.05)
+    assert values(figure)["density"] == pytest.approx(values(figure)["divergence"], abs=2e-3)
+    figure.emulate_media(reduced_motion="no-preference")
+    put(figure, width=1.0, height=1.0)
+    button.click()
+    assert values(figure)["area"] > 0.5
+    figure.wait_for_function("courseFigures['divergence-box'].values().area < 0.0026")
+    figure.emulate_media(reduced_motion="reduce")
+
+
+def test_figure_follows_light_and_dark(figure):
+    colours = {}
+    for theme in ("light", "dark"):
+        figure.evaluate("(theme) => (document.documentElement.dataset.theme = theme)", theme)
+        colours[theme] = figure.eval_on_selector_all(
+            f"{FIGURE} svg path", "all => all.map((p) => p.getAttribute('stroke'))"
+        )
+    assert all(light != dark for light, dark in zip(colours["light"], colours["dark"], strict=True))
+
+
+def test_image_is_what_gets_printed_in_light(figure):
+    figure.evaluate("document.documentElement.dataset.theme = 'dark'")
+    figure.emulate_media(media="print")
+    expect(figure.locator(f"{FIGURE} img")).to_be_visible()
+    expect(figure.locator(f"{FIGURE} .live")).to_be_hidden()
+    expect(figure.locator("html")).to_have_attribute("data-theme", "light")
+    figure.emulate_media(media="screen")
+    expect(figure.locator("html")).to_have_attribute("data-theme", "dark")
+
+
+@pytest.mark.parametrize("without", ["script", "library"])
+def test_image_stays_without_script_or_library(browser, book, without):
+    options = {"java_script_enabled": False} if without == "script" else {"block": "jsxgraphcore.js$"}
+    with reading(browser, book / "divergence.html", **options) as (page, _):
+        expect(page.locator(f"{FIGURE} img")).to_be_visible()
+        assert page.locator(f"{FIGURE} .live").count() == 0
