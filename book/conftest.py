@@ -13,12 +13,20 @@ import numpy as np
 from nbval.plugin import IPyNbCell
 from PIL import Image
 
-PICTURE = re.compile(r"iVBORw0KGgo[A-Za-z0-9+/=\n]+")  # what every base64 PNG starts with
+PICTURE = re.compile(
+    r"iVBORw0KGgo[A-Za-z0-9+/=\n]+"
+)  # what every base64 PNG starts with
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d*(?:e[+-]?\d+)?|e[+-]?\d+)(?![\w.])")
 
 
 def _pixels(png: str) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"), dtype=float) / 255
+    return (
+        np.asarray(
+            Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"),
+            dtype=float,
+        )
+        / 255
+    )
 
 
 def same_picture(a: str, b: str) -> bool:
@@ -51,16 +59,28 @@ def same(new: str, stored: str) -> bool:
 def _align(new, stored):
     """`stored` where the new output is the same up to what is allowed, so that nbval's own comparison passes."""
     if isinstance(new, dict) and isinstance(stored, dict):
-        return type(new)({key: _align(value, stored.get(key)) for key, value in new.items()})
-    return stored if isinstance(new, str) and isinstance(stored, str) and same(new, stored) else new
+        return type(new)(
+            {key: _align(value, stored.get(key)) for key, value in new.items()}
+        )
+    return (
+        stored
+        if isinstance(new, str) and isinstance(stored, str) and same(new, stored)
+        else new
+    )
 
 
 _compare_outputs = IPyNbCell.compare_outputs
 
 
-def compare_outputs(cell: IPyNbCell, new: list, stored: list, skip_compare=None) -> bool:
-    if cell.cell.source.rstrip().endswith(";"):  # nbval keeps no history, so IPython does not see the semicolon
-        new = [output for output in new if output["output_type"] != "execute_result"]
+def compare_outputs(
+    cell: IPyNbCell, new: list, stored: list, skip_compare=None
+) -> bool:
+    if cell.cell.source.rstrip().endswith(
+        ";"
+    ):  # nbval keeps no history, so IPython does not see the semicolon
+        new = [
+            output for output in new if output["output_type"] != "execute_result"
+        ]
     new = [_align(a, b) for a, b in zip(new, stored)] + new[len(stored) :]
     skip = set(cell.parent.skip_compare) - {"image/png", "image/jpeg"}
     return _compare_outputs(cell, new, stored, skip)

@@ -358,7 +358,7 @@ def test_sentences_and_hints_are_worth_reading(exercise):
             assert len(text.split()) >= 8, text
             assert text[0].isupper() or not text[0].isalpha(), text
             assert text[-1] in ".?)]", text
-            assert "\\" not in text and "$" not in text, text  # plain text, no TeX
+            assert not {"\\", "$"} & set(text), text  # plain text, no TeX
 
 
 @pytest.mark.parametrize("exercise", ALL)
@@ -403,6 +403,14 @@ def test_check_draws_its_questions(exercise):
     for one, other in zip(cases(exercise), cases(exercise, 1), strict=True):
         if one.want.count_nonzero():
             assert not torch.equal(one.want, other.want), one.what
+
+
+@pytest.mark.parametrize("exercise", ALL)
+def test_questions_do_not_depend_on_the_answers(exercise):
+    """Else a learner and a mistake that draw differently would be asked different things, and could not be compared."""
+    for mistake in exercise.mistakes.values():
+        for case, other in zip(cases(exercise), exercise._answers(mistake.solution, SEED), strict=True):
+            assert torch.equal(case.want, other.want)
 
 
 @pytest.mark.parametrize("exercise", ALL)
@@ -576,7 +584,7 @@ ATTEMPTS = [
             ("torch.randint(2, (probes, *flat.shape), generator=generator).to(x.dtype)", "mean", "zeros_and_ones"),
             ("torch.randn(probes, *flat.shape, generator=generator, dtype=x.dtype).sign()", "sum", "probes_summed"),
             (
-                "torch.randn(probes, 1, x.shape[-1], generator=generator, dtype=x.dtype).sign().expand(-1, *flat.shape)",
+                "torch.randn(probes, 1, x.shape[-1], generator=generator).sign().to(x.dtype).expand(-1, len(flat), -1)",
                 "mean",
                 "one_probe_for_all",
             ),
@@ -651,8 +659,8 @@ def test_learners_are_understood(signature, body, verdict):
 # The notebook -------------------------------------------------------------------------------------------------------
 
 DIRECTIVE = re.compile(
-    r"^(?P<fence>`{3,}|:{3,})\{(?P<kind>exercise|solution)\} *(?P<argument>.*)\n"
-    r"(?P<options>(?::[\w-]+:.*\n)*)(?P<body>.*?)^(?P=fence)[ ]*$",
+    r"^(?P<fence>`{3,}|:{3,})\{(?P<kind>exercise|solution)\} *(?P<argument>[^\n]*)\n"
+    r"(?P<options>(?::[\w-]+:[^\n]*\n)*)(?P<body>.*?)^(?P=fence) *$",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -730,7 +738,8 @@ def of_chapter(chapter):
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_notebook_shows_every_exercise(chapter):
-    assert problems(BOOK / f"{chapter}.ipynb", of_chapter(chapter)) == []
+    found = problems(BOOK / f"{chapter}.ipynb", of_chapter(chapter))
+    assert not found, "\n".join(found)
 
 
 def test_no_notebook_has_exercises_of_its_own():
@@ -749,8 +758,8 @@ def written(exercise) -> list[dict]:
         {"cell_type": "code", "source": f"check({exercise.name})", "outputs": [result]},
         {
             "cell_type": "markdown",
-            "source": f"````{{solution}} {label}\n:class: dropdown\n\n"
-            f"```{{literalinclude}} ../companion/exercises/{exercise.chapter}.py\n:pyobject: {exercise.name}\n```\n````",
+            "source": f"````{{solution}} {label}\n:class: dropdown\n\n```{{literalinclude}} ../companion/exercises/"
+            f"{exercise.chapter}.py\n:pyobject: {exercise.name}\n```\n````",
         },
     ]
 

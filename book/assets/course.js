@@ -1,7 +1,28 @@
-/* Loaded on every page: what the theme leaves undone for keyboards and screen readers, and the interactive figures. */
+/* Loaded on every page: MathJax, what the theme leaves undone for keyboards and screen readers, the interactive figures. */
 (() => {
   "use strict";
   const here = new URL(".", document.currentScript.src);
+
+  function load(path) {
+    return new Promise((resolve, reject) => {
+      const script = document.createElement("script");
+      script.src = new URL(path, here);
+      script.onload = resolve;
+      script.onerror = () => reject(new Error(`${path} does not load`));
+      document.head.append(script);
+    });
+  }
+
+  /* The size gives formulas the x-height of the text; the menu would load files that are not there. */
+  window.MathJax = {
+    options: { enableMenu: false, processHtmlClass: "math" },
+    chtml: { matchFontHeight: false, scale: 1.08, mtextInheritFont: true },
+    startup: { pageReady: () => window.MathJax.startup.defaultPageReady().then(reachScrollers) },
+  };
+  /* Sphinx leaves MathJax out of a page whose formulas are all cell outputs. */
+  if (document.querySelector(".math") && !document.querySelector("script[src*='mathjax']")) {
+    load("vendor/mathjax/tex-mml-chtml.js");
+  }
 
   function label(selector, attributes) {
     for (const element of document.querySelectorAll(selector)) {
@@ -22,11 +43,7 @@
       else box.removeAttribute("tabindex");
     }
   }
-  window.addEventListener("resize", reachScrollers);
-  window.addEventListener("load", () => {
-    reachScrollers();
-    window.MathJax?.startup?.promise.then(reachScrollers);
-  });
+  for (const event of ["load", "resize"]) window.addEventListener(event, reachScrollers);
 
   /* Paper is white: a page in dark is printed in light. */
   const page = document.documentElement.dataset;
@@ -35,16 +52,6 @@
     if (matches) onScreen = page.theme;
     page.theme = matches ? "light" : onScreen;
   });
-
-  function load(path) {
-    return new Promise((resolve, reject) => {
-      const script = document.createElement("script");
-      script.src = new URL(path, here);
-      script.onload = resolve;
-      script.onerror = () => reject(new Error(`${path} does not load`));
-      document.head.append(script);
-    });
-  }
 
   /* A figure named live-NAME shows its image until figures/NAME.js has drawn the interactive one in its place. */
   async function enliven(figures) {

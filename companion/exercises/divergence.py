@@ -28,6 +28,11 @@ def _uniform(low, high, *shape, generator):
     return low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
 
 
+def _seed(generator):
+    """The seed of a generator for the attempt: how much it draws has to leave the next questions as they are."""
+    return torch.randint(2**40, (), generator=generator).item()
+
+
 def _signs(shape, generator, dtype=torch.float64):
     return torch.randint(2, shape, generator=generator).to(dtype) * 2 - 1
 
@@ -220,8 +225,8 @@ exercise = Exercise(
         "Sketch the box and mark the middle of each edge. Which component of v crosses the right edge, which the top?",
         "The middle of the right edge is centre + [h/2, 0], that of the top edge centre + [0, h/2]; left and bottom "
         "lie opposite. A vector such as torch.stack or torch.tensor([h / 2, 0], dtype=centre.dtype) takes you there.",
-        "field(right)[0] − field(left)[0] flows out sideways, field(top)[1] − field(bottom)[1] upward; add both and "
-        "divide by h.",
+        "What flows out sideways is field(right)[0] − field(left)[0], and upward field(top)[1] − field(bottom)[1]. Add "
+        "both and divide by h.",
     ],
 )
 
@@ -360,7 +365,7 @@ def v_dot_grad(field, f, x):
 exercise = Exercise(
     v_dot_grad,
     hints=[
-        "v·∇ differentiates f, and only f. The field is never differentiated: it says how much of each ∂f/∂xᵢ to take.",
+        "The operator v·∇ differentiates f, and only f. The field says how much of each ∂f/∂xᵢ to take.",
         "Solve it at one point first: torch.func.grad(f)(p) is the gradient of f at p. What do you do with field(p)?",
         "At one point p it is field(p) @ torch.func.grad(f)(p). Write that as a function g of p; then "
         "torch.vmap(g)(x.reshape(-1, x.shape[-1])).reshape(x.shape[:-1]) takes care of the batch.",
@@ -602,7 +607,7 @@ exercise = Exercise(
     hints=[
         "Forget the batch: solve it for ONE point p of shape (d,), then carry it over all points with torch.vmap, as "
         "in v_dot_grad.",
-        "torch.func.jacrev(field)(p) is the Jacobian at p, shape (d, d). Which of its entries does the divergence use?",
+        "The Jacobian at p, shape (d, d), is torch.func.jacrev(field)(p). Which of its entries enter the divergence?",
         "At one point: torch.func.jacrev(field)(p).diagonal().sum(). With torch.autograd.grad instead, "
         "create_graph=True keeps the result differentiable.",
     ],
@@ -729,8 +734,8 @@ exercise = Exercise(
     laplacian_by_gradient,
     hints=[
         "Read the name aloud: the divergence of the gradient. You know how to make each of the two.",
-        "gradient = torch.func.grad(f) is a field. Its Jacobian is the matrix of second derivatives, the Hessian; the "
-        "divergence is the trace of it.",
+        "The gradient, torch.func.grad(f), is a field. Its Jacobian is the matrix of second derivatives, the Hessian; "
+        "the divergence is its trace.",
         "At one point p it is torch.func.jacfwd(torch.func.grad(f))(p).diagonal().sum(); or take trace_divergence of "
         "the gradient.",
     ],
@@ -844,8 +849,7 @@ exercise = Exercise(
     hints=[
         "Flatten the batch to points of shape (n, d) and draw the signs for all of them at once, outside torch.vmap. "
         "How do zeros and ones become −1 and +1?",
-        "torch.func.vjp(torch.vmap(field), points) returns the values and a function vjp; vjp(signs)[0] holds εᵀJ for "
-        "each of the points.",
+        "Let _, vjp = torch.func.vjp(torch.vmap(field), points). Then vjp(signs)[0] holds εᵀJ for each of the points.",
         "One probe's estimate is (vjp(signs)[0] * signs).sum(-1). Add up `probes` of them, each with fresh signs, and "
         "divide by their number.",
     ],
@@ -856,16 +860,15 @@ COPIES, PROBES = 4000, 4  # how many estimates at one and the same point are mea
 
 def _statistics(name, estimate, generator, trace, var):
     """The mean and the variance of many estimates at one point, and whether the generator decides them."""
-    state = torch.Generator()
-    state.set_state(generator.get_state())
-    estimates = estimate(generator)
+    seed = _seed(generator)
+    estimates, again = (estimate(torch.Generator().manual_seed(seed)) for _ in range(2))
     what = f"{name}, {COPIES} estimates of {PROBES} probes each at one point"
     spread, size = math.sqrt(var / PROBES), max(1.0, abs(trace.item()))
     # five standard errors; an estimate that averages 4 quadratic forms of signs has a kurtosis of at most about 6
     mean_tol, var_tol = 5 * spread / math.sqrt(COPIES) / size, 5 * math.sqrt((6 - 1) / COPIES)
     yield Case(f"the mean of {what},", estimates.mean(), trace, mean_tol, alike=3 * spread / size)
     yield Case(f"the variance of {what},", estimates.var(), var / PROBES, var_tol, alike=0.3)
-    changed = (estimate(state) != estimates).double().mean()
+    changed = (again != estimates).double().mean()
     what = "the share of estimates that change when the call is repeated with the generator in the same state"
     yield Case(what, changed, torch.zeros_like(changed), alike=0.1)
 
@@ -874,7 +877,12 @@ def _statistics(name, estimate, generator, trace, var):
 def _(attempt, generator):
     for d, batch, dtype in SHAPES:  # signs estimate a diagonal Jacobian without error, for ε² = 1
         c, x = _uniform(1, 2, d, generator=generator), _normal(*batch, d, generator=generator).to(dtype)
-        got = attempt(_one_point(lambda p, c=c: torch.sin(c.to(p.dtype) * p), d), x, 3, generator)
+        got = attempt(
+            _one_point(lambda p, c=c: torch.sin(c.to(p.dtype) * p), d),
+            x,
+            3,
+            torch.Generator().manual_seed(_seed(generator)),
+        )
         want = (c * torch.cos(c * x.double())).sum(-1)
         what = f"rademacher_estimate of v = (sin c₁x₁, sin c₂x₂, …) for x of shape {tuple(x.shape)}"
         yield _case(what, dtype, got, want)._replace(alike=math.inf)
@@ -1011,7 +1019,7 @@ def generator_ignored(field, x, probes, generator):
 
 
 def with_control_variate(field, A, x, probes, generator):
-    """A quieter estimate of the divergence, where a linear part of the field is known: v(x) = A x + g(x).
+    """A quieter estimate of the divergence, where v(x) = A x + g(x) and the matrix A is known.
 
         tr J ≈ tr A + (1/K) Σₖ εₖᵀ (J − A) εₖ,   entries of εₖ random signs
 
@@ -1050,7 +1058,7 @@ def _(attempt, generator):
         x = _normal(*batch, d, generator=generator).to(dtype)
         field = _one_point(lambda p, A=A, c=c: A.to(p.dtype) @ p + torch.sin(c.to(p.dtype) * p), d)
         want = A.trace() + (c * torch.cos(c * x.double())).sum(-1)
-        got = attempt(field, A.to(dtype), x, 3, generator)
+        got = attempt(field, A.to(dtype), x, 3, torch.Generator().manual_seed(_seed(generator)))
         what = f"with_control_variate of v = A x + (sin c₁x₁, sin c₂x₂, …) for x of shape {tuple(x.shape)}"
         yield _case(what, dtype, got, want)._replace(alike=math.inf)
     A, G = _uniform(2, 4, 4, 4, generator=generator), _uniform(0.5, 1.5, 4, 4, generator=generator)
