@@ -501,7 +501,7 @@ ATTEMPTS = [
     (r * v_r(r, theta)).sum().backward()
     v_theta(r, theta).sum().backward()
     return (r.grad + theta.grad) / r""",
-        None,  # the second backward adds to r.grad: no named mistake, but not a pass
+        "gradients_of_both",
     ),
     (
         "trace_divergence(field, x)",
@@ -516,6 +516,17 @@ ATTEMPTS = [
     v.backward(torch.ones_like(v))
     return x.grad.sum(-1)""",
         "backward_with_ones",
+    ),
+    (
+        "trace_divergence(field, x)",
+        """x = x.detach().clone().requires_grad_()
+    v = torch.vmap(field)(x.reshape(-1, x.shape[-1])).reshape(x.shape)
+    out = 0
+    for i in range(x.shape[-1]):
+        v[..., i].sum().backward(retain_graph=True)
+        out = out + x.grad[..., i]
+    return out""",
+        "gradients_pile_up",
     ),
     (
         "trace_divergence(field, x)",

@@ -16,7 +16,7 @@
   /* The size gives formulas the x-height of the text; the menu would load files that are not there. */
   window.MathJax = {
     options: { enableMenu: false, processHtmlClass: "math" },
-    chtml: { matchFontHeight: false, scale: 1.08, mtextInheritFont: true },
+    chtml: { matchFontHeight: false, scale: 1.08 },
     startup: { pageReady: () => window.MathJax.startup.defaultPageReady().then(reachScrollers) },
   };
   /* Sphinx leaves MathJax out of a page whose formulas are all cell outputs. */

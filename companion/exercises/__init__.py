@@ -3,8 +3,7 @@
 An `Exercise` holds together what belongs together: the reference solution (its signature and docstring are the
 statement), hints, a check, alternative solutions and named mistakes.  A check is mathematics: a generator function
 that calls the attempt on random inputs and yields a `Case` for each answer, with what it should have been.
-When an answer fails, the same check is run on every named mistake; the one whose answers come closest, and close
-enough, names what went wrong.
+When an answer fails, the same check is run on every named mistake: the one that answers alike says what went wrong.
 """
 
 import ast
@@ -28,8 +27,7 @@ SEED = 20_240_229
 class Case(NamedTuple):
     """One answer: what was asked, what the attempt gave, what it should be, and how far it may be off.
 
-    An attempt and a mistake whose answers are as close as `alike` have gone wrong in the same way; it is `tol`
-    unless given, and has to be wider where the answers are random.
+    Answers as close as `alike` are wrong in the same way; that is `tol` unless given, and wider for random answers.
     """
 
     what: str
@@ -147,10 +145,10 @@ class Exercise:
         """The attempt's answers to the check's questions; it may not write into what it is given."""
 
         def watched(*args):
-            before = [arg.detach().clone() if isinstance(arg, Tensor) else None for arg in args]
+            tensors = [(n, arg, arg.clone()) for n, arg in zip(self.signature.parameters, args) if torch.is_tensor(arg)]
             answer = attempt(*args)
-            for name, arg, copy in zip(self.signature.parameters, args, before):
-                if copy is not None and not torch.equal(arg, copy):
+            for name, arg, copy in tensors:
+                if not torch.equal(arg, copy):
                     raise ValueError(f"the argument {name} was changed in place; work on a copy, {name}.clone()")
             return answer
 
@@ -161,13 +159,11 @@ class Exercise:
         """The name of the mistake that gives the same answers; of several, the one that comes closest."""
         distances = {}
         for name, mistake in self.mistakes.items():
-            distances[name] = 0.0
-            for case, other in zip(cases, self._answers(mistake.solution, seed)):
-                distances[name] = max(distances[name], _distance(case, other))
-                if distances[name] > 1:  # not alike, whatever the other answers are
-                    break
-        name = min(distances, key=distances.get, default=None)
-        return name if name and distances[name] <= 1 else None
+            pairs, distance = zip(cases, self._answers(mistake.solution, seed)), 0.0
+            while distance <= 1 and (pair := next(pairs, None)):  # once they differ, the rest is of no interest
+                distance = max(distance, _distance(*pair))
+            distances[name] = distance
+        return min((name for name in distances if distances[name] <= 1), key=distances.get, default=None)
 
     def _raised(self, error: Exception, attempt: Callable) -> Report:
         """The report on an attempt that raised: with the last line of the learner's that was reached."""
@@ -175,8 +171,7 @@ class Exercise:
         *_, (last, _) = traceback.walk_tb(error.__traceback__)
         if isinstance(error, NotImplementedError) and not error.args and last.f_code is code:  # no library's
             return Report(self.name, "not attempted", "not attempted yet", hints=self.hints)
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if code and frame.filename == code.co_filename]
+        own = [f for f in traceback.extract_tb(error.__traceback__) if code and f.filename == code.co_filename]
         where = f"\nin line {own[-1].lineno}: {own[-1].line}" if own else ""
         return self._failed(f"your code raised {type(error).__name__}: {error}{where}")
 
@@ -205,20 +200,16 @@ def _problem(case: Case) -> str | None:
     if right.all():
         return None
     first = tuple((~right).nonzero()[0].tolist())
-    at = f" at {list(first)}" if first else ""
     a, b = got[first].item(), want[first].item()
     digits = next((n for n in (6, 9, 12) if f"{a:.{n}g}" != f"{b:.{n}g}"), 17)
-    return f"{what}{at} is {a:.{digits}g}, expected {b:.{digits}g}"
+    return f"{what}{f' at {list(first)}' if first else ''} is {a:.{digits}g}, expected {b:.{digits}g}"
 
 
 def _distance(a: Case, b: Case) -> float:
     """How far apart two answers to the same question are, in units of what counts as alike."""
-    if not (isinstance(a.got, Tensor) and isinstance(b.got, Tensor)):
+    if not (isinstance(a.got, Tensor) and isinstance(b.got, Tensor) and a.got.shape == b.got.shape):
         return math.inf
-    if a.got.shape != b.got.shape or a.got.dtype != b.got.dtype:
-        return math.inf
-    same = (a.got == b.got) | (a.got.isnan() & b.got.isnan())
-    error = _error(a.got, b.got).masked_fill(same, 0.0).nan_to_num(math.inf)
+    error = _error(a.got, b.got).masked_fill(a.got == b.got, 0.0).nan_to_num(math.inf)  # ∞ − ∞ is NaN, and so the same
     return error.max().item() / (a.tol if a.alike is None else a.alike)
 
 
@@ -245,8 +236,7 @@ def check(attempt: Callable) -> Report:
 def hint(exercise: Callable | str) -> None:
     """Print the next hint; each call goes one hint further, and the last one stays."""
     exercise = find(exercise)
-    number = min(_hints_shown.get(exercise.name, 0) + 1, len(exercise.hints))
-    _hints_shown[exercise.name] = number
+    _hints_shown[exercise.name] = number = min(_hints_shown.get(exercise.name, 0) + 1, len(exercise.hints))
     print(f"Hint {number} of {len(exercise.hints)}: {exercise.hints[number - 1]}")
 
 

@@ -224,7 +224,7 @@ exercise = Exercise(
     hints=[
         "Sketch the box and mark the middle of each edge. Which component of v crosses the right edge, which the top?",
         "The middle of the right edge is centre + [h/2, 0], that of the top edge centre + [0, h/2]; left and bottom "
-        "lie opposite. A vector such as torch.stack or torch.tensor([h / 2, 0], dtype=centre.dtype) takes you there.",
+        "lie opposite. The step to the right is torch.tensor([h / 2, 0], dtype=centre.dtype).",
         "What flows out sideways is field(right)[0] − field(left)[0], and upward field(top)[1] − field(bottom)[1]. Add "
         "both and divide by h.",
     ],
@@ -396,7 +396,7 @@ def drift_by_autograd(field, f, x):
 
 @exercise.mistake(
     "You computed f ∇·v: the field was differentiated and f only multiplied. In (v·∇)f the ∇ stands to the right of "
-    "v and acts on f. The order matters, as the section on ∇ as an operator shows."
+    "v and acts on f. The order matters: see the section “∇· is an operator”."
 )
 def divergence_times_f(field, f, x):
     return _at_points(f, x) * divergence(field, x)
@@ -531,7 +531,7 @@ def _slope(fn, t):
 
 @exercise.mistake(
     "You added the plain derivatives ∂v_r/∂r + ∂v_θ/∂θ. That sum is right in Cartesian coordinates only; here the "
-    "basis turns and rings grow, see the section on curved coordinates."
+    "basis turns and rings grow: see the section “Curved coordinates”."
 )
 def naive_sum(v_r, v_theta, r, theta):
     return _slope(lambda s: v_r(s, theta), r) + _slope(lambda a: v_theta(r, a), theta)
@@ -571,6 +571,17 @@ def radial_not_divided(v_r, v_theta, r, theta):
 )
 def spherical_formula(v_r, v_theta, r, theta):
     return _slope(lambda s: s**2 * v_r(s, theta), r) / r**2 + _slope(lambda a: v_theta(r, a), theta) / r
+
+
+@exercise.mistake(
+    "Each backward pass leaves gradients in r.grad and in theta.grad, and the second adds to both: your answer holds "
+    "∂v_θ/∂r and ∂(r v_r)/∂θ as well. Take each derivative by itself, with torch.func.grad or torch.autograd.grad."
+)
+def gradients_of_both(v_r, v_theta, r, theta):
+    def both(r, theta):
+        return (r * v_r(r, theta) + v_theta(r, theta)).sum()
+
+    return sum(torch.func.grad(both, argnums=(0, 1))(r, theta)) / r
 
 
 @exercise.mistake("The radial term is right. The second, (1/r) ∂v_θ/∂θ, is missing.")
@@ -652,7 +663,7 @@ def classical_autograd(field, x):
 
 @exercise.mistake(
     "One backward pass with ones adds up ALL entries of the Jacobian, ∂vᵢ/∂x_j for every i and j. The divergence needs "
-    "the diagonal only, one pass for each i; see the section on computing it."
+    "the diagonal only, one pass for each i: see “Calling backward on the sum” where things go wrong."
 )
 def backward_with_ones(field, x):
     return _at_points(torch.func.jacrev(field), x).sum((-2, -1))
@@ -705,11 +716,11 @@ def summed_over_batch(field, x):
 
 
 @exercise.mistake(
-    "You summed along the anti-diagonal or beside the diagonal: the derivatives of each component by another "
-    "coordinate. Component i goes with coordinate i."
+    "The gradients pile up: each backward pass adds to x.grad, so component i brings along the derivatives of those "
+    "before it. Clear x.grad between the passes, or use torch.autograd.grad, which returns fresh gradients."
 )
-def other_coordinate(field, x):
-    return _trace(_at_points(torch.func.jacrev(field), x).flip(-1))
+def gradients_pile_up(field, x):
+    return _at_points(torch.func.jacrev(field), x).triu().sum((-2, -1))
 
 
 # 6 ------------------------------------------------------------------------------------------------------------------
@@ -1262,7 +1273,7 @@ def volume_of_the_flow_map(field, x0, log_density0, t, steps):
 
 @exercise.mistake(
     "The sign is wrong: your density grows where the flow spreads. Spreading thins: d log ρ/dt = −∇·v, as the section "
-    "on the continuity equation derives."
+    "on densities that move derives."
 )
 def density_grows_with_spreading(field, x0, log_density0, t, steps):
     return 2 * log_density0 - log_density_along(field, x0, log_density0, t, steps)
