@@ -161,6 +161,13 @@ def test_wrong_number_shows_where_and_by_how_much(exercise):
     assert "at [2] is" in late.message
 
 
+def test_nearly_right_numbers_get_a_question(exercise):
+    assert run(exercise, "return (x + y) / 2 + 1e-6").message.endswith(
+        "is there a float32 number or a finite difference in it?"
+    )
+    assert "so near" not in run(exercise, "return (x + y) / 2 + 1e-3").message
+
+
 @pytest.mark.parametrize("signature", ["halve(x)", "halve()", "halve(x, y, z)", "halve(x, *, y)"])
 def test_wrong_arguments_are_named(exercise, signature):
     got = signature.removeprefix("halve")
@@ -399,7 +406,7 @@ def test_check_asks_enough(exercise):
 
 @pytest.mark.parametrize("exercise", ALL)
 def test_check_draws_its_questions(exercise):
-    """Another seed, other numbers: nothing that is wanted is stored anywhere."""
+    """Another seed, other numbers: only a property, such as a share of 0, is known beforehand."""
     for one, other in zip(cases(exercise), cases(exercise, 1), strict=True):
         if one.want.count_nonzero():
             assert not torch.equal(one.want, other.want), one.what
@@ -558,6 +565,7 @@ ATTEMPTS = [
         "passed",
     ),
     ("laplacian_by_gradient(f, x)", "return divergence(torch.func.grad(f), x)", "passed"),
+    ("rademacher_estimate(field, x, probes, generator)", "return divergence(field, x)", "exact_instead"),
     (
         "laplacian_by_gradient(f, x)",
         """flat = x.reshape(-1, x.shape[-1]).clone().requires_grad_()
@@ -593,6 +601,16 @@ ATTEMPTS = [
                 "probes_from_minus_one_to_one",
             ),
             ("torch.randint(2, (probes, *flat.shape), generator=generator).to(x.dtype)", "mean", "zeros_and_ones"),
+            (
+                "torch.randint(-1, 2, (probes, *flat.shape), generator=generator).to(x.dtype)",
+                "mean",
+                "zeros_among_the_signs",
+            ),
+            (
+                "torch.randn(probes, *flat.shape, generator=generator.manual_seed(7)).sign().to(x.dtype)",
+                "mean",
+                "generator_reset",
+            ),
             ("torch.randn(probes, *flat.shape, generator=generator, dtype=x.dtype).sign()", "sum", "probes_summed"),
             (
                 "torch.randn(probes, 1, x.shape[-1], generator=generator).sign().to(x.dtype).expand(-1, len(flat), -1)",
@@ -606,6 +624,15 @@ ATTEMPTS = [
             ),
             ("torch.randn(probes, *flat.shape, dtype=x.dtype).sign()", "mean", "generator_ignored"),
         )
+    ),
+    (  # right for a diagonal Jacobian, and right in its variance: only the mean gives it away
+        "rademacher_estimate(field, x, probes, generator)",
+        """flat = x.reshape(-1, x.shape[-1])
+    J = torch.vmap(torch.func.jacrev(field))(flat)
+    e = torch.randn(probes, *flat.shape, generator=generator, dtype=x.dtype).sign()
+    bias = 0.05 * (J.sum((1, 2)) - torch.einsum("nii->n", J))
+    return (torch.einsum("kni,nij,knj->kn", e, J, e).mean(0) + bias).reshape(x.shape[:-1])""",
+        None,
     ),
     *(
         (
@@ -621,6 +648,7 @@ ATTEMPTS = [
         for value, verdict in (
             ("torch.trace(A) + q(J - A, e)", "passed"),
             ("q(J, e) - (q(A, e) - A.trace())", "passed"),
+            ("torch.einsum('nii->n', J)", "exact_without_probes"),
             ("q(J - A, e)", "trace_not_added_back"),
             ("A.trace() + q(J, e)", "linear_part_twice"),
             ("q(J, e)", "no_control"),
@@ -649,8 +677,10 @@ ATTEMPTS = [
             ),
             ("x, l = x + dt * k1, l - dt * d1", "euler"),
             ("x, l = x + dt * k2, l - dt * d2", "midpoint"),
+            ("x = x + dt * k1; l = l - dt * div(x)", "moved_too_early"),
             ("x, l = x + dt / 6 * (k1 + 2*k2 + 2*k3 + k4), l - dt * d1", "divergence_once_a_step"),
             ("l = l - dt * d1", "divergence_at_the_start"),
+            ("x, l = x + dt / 6 * (k1 + 2*k2 + 2*k3 + k4), l - dt / 6 * (d1 + 2*d2 + 2*d3 + div(x + dt * k2))", None),
             ("x, l = x + dt / 6 * (k1 + 2*k2 + 2*k3 + k4), l - (d1 + 2*d2 + 2*d3 + d4) / 6", "step_size_forgotten"),
             (
                 "x, l = x - dt / 6 * (k1 + 2*k2 + 2*k3 + k4), l - dt / 6 * (d1 + 2*d2 + 2*d3 + d4)",
@@ -665,6 +695,26 @@ ATTEMPTS = [
 def test_learners_are_understood(signature, body, verdict):
     report = check(define(f"def {signature}:\n    {body}\n"))
     assert (report.mistake or report.status) == (verdict or "failed"), report
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (
+            "field(x)",
+            r"field takes ONE point of shape \(3,\), got \(4, 3\): torch.vmap\(field\) takes many, of shape \(n, 3\)",
+        ),
+        ("torch.vmap(field)(x.T)", r"field takes ONE point of shape \(3,\), got \(4,\)"),
+        ("field(*x)", r"field takes ONE tensor of shape \(2,\), such as torch.stack\(\[x, y\]\), not 2 numbers"),
+    ],
+)
+def test_a_field_that_is_called_wrongly_says_how_it_is_called(call, sentence):
+    answer = "torch.vmap(torch.func.jacrev(field))(x.reshape(-1, x.shape[-1])).diagonal(dim1=1, dim2=2).sum(1)"
+    batch = "x.ndim == 1" if "*" in call else "x.ndim == 2"
+    body = f"if {batch}:\n        return {call}\n    return {answer}.reshape(x.shape[:-1])"
+    report = check(define(f"def trace_divergence(field, x):\n    {body}\n"))
+    assert re.search(f"your code raised ValueError: {sentence}", report.message)
+    assert report.message.endswith(f"\nin line 3: return {call}")
 
 
 # The notebook -------------------------------------------------------------------------------------------------------

@@ -58,10 +58,15 @@ class TestNotebook:
         kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
         assert notebook.metadata == {"kernelspec": kernel, "language_info": {"name": "python"}}
         for cell in notebook.cells:
-            assert set(cell.metadata) <= {"tags", "mystnb"}
+            assert set(cell.metadata) <= {"tags", "mystnb", "jupyter"}
         text = path.read_text()
         assert not re.search(r"/(home|root|tmp|usr|Users)/\w", text)
         assert text == nbformat.writes(notebook) + "\n", "written by something else than nbformat"
+
+    def test_what_the_page_folds_is_folded_in_jupyterlab_too(self, code):
+        for cell in code:
+            folded = "hide-input" in cell.metadata.get("tags", [])
+            assert cell.metadata.get("jupyter", {}) == ({"source_hidden": True} if folded else {})
 
     def test_every_figure_says_what_it_shows(self, code):
         for cell in code:

@@ -196,13 +196,14 @@ def _problem(case: Case) -> str | None:
         return f"{what} has shape {tuple(got.shape)}, expected {tuple(want.shape)}"
     if got.dtype != want.dtype:
         return f"{what} is {got.dtype}, expected {want.dtype}: the dtype should follow the input"
-    right = _error(got, want) <= tol  # false for NaN
-    if right.all():
+    error = _error(got, want)
+    if (error <= tol).all():  # false for NaN
         return None
-    first = tuple((~right).nonzero()[0].tolist())
+    first = tuple((~(error <= tol)).nonzero()[0].tolist())
     a, b = got[first].item(), want[first].item()
     digits = next((n for n in (6, 9, 12) if f"{a:.{n}g}" != f"{b:.{n}g}"), 17)
-    return f"{what}{f' at {list(first)}' if first else ''} is {a:.{digits}g}, expected {b:.{digits}g}"
+    near = "; so near, is there a float32 number or a finite difference in it?" if error.max() < 1e-5 else ""
+    return f"{what}{f' at {list(first)}' if first else ''} is {a:.{digits}g}, expected {b:.{digits}g}{near}"
 
 
 def _distance(a: Case, b: Case) -> float:

@@ -45,10 +45,13 @@ def _tenth(*args, **kwargs):
 def _one_point(fn, d, name="field"):
     """`fn`, made to insist on ONE point of shape (d,) and to say what to do with a batch."""
 
-    def checked(p):
+    def checked(p, *others):
+        if others:
+            raise ValueError(f"{name} takes ONE tensor of shape ({d},), such as torch.stack([x, y]), not {d} numbers")
         if p.shape != (d,):
             raise ValueError(
-                f"{name} takes ONE point of shape ({d},), got {tuple(p.shape)}: torch.vmap({name}) takes (n, {d})"
+                f"{name} takes ONE point of shape ({d},), got {tuple(p.shape)}: "
+                f"torch.vmap({name}) takes many, of shape (n, {d}), such as x.reshape(-1, {d})"
             )
         return fn(p)
 
@@ -192,6 +195,11 @@ def curl_by_hand(x, y):
 )
 def sine_differentiated(x, y):
     return 3 * x**2 * y + 2 * y * torch.cos(x)
+
+
+@exercise.mistake("Your ∂P/∂x lacks a factor 3: the power comes down when x³ is differentiated, and gives 3x².")
+def power_left_up(x, y):
+    return x**2 * y + 2 * y * torch.sin(x)
 
 
 @exercise.mistake("Both derivatives are right, but you subtracted the second. The divergence is their sum.")
@@ -872,16 +880,19 @@ COPIES, PROBES = 4000, 4  # how many estimates at one and the same point are mea
 def _statistics(name, estimate, generator, trace, var):
     """The mean and the variance of many estimates at one point, and whether the generator decides them."""
     seed = _seed(generator)
-    estimates, again = (estimate(torch.Generator().manual_seed(seed)) for _ in range(2))
+    given = torch.Generator().manual_seed(seed)
+    estimates, more, again = estimate(given), estimate(given), estimate(torch.Generator().manual_seed(seed))
     what = f"{name}, {COPIES} estimates of {PROBES} probes each at one point"
     spread, size = math.sqrt(var / PROBES), max(1.0, abs(trace.item()))
     # five standard errors; an estimate that averages 4 quadratic forms of signs has a kurtosis of at most about 6
     mean_tol, var_tol = 5 * spread / math.sqrt(COPIES) / size, 5 * math.sqrt((6 - 1) / COPIES)
     yield Case(f"the mean of {what},", estimates.mean(), trace, mean_tol, alike=3 * spread / size)
     yield Case(f"the variance of {what},", estimates.var(), var / PROBES, var_tol, alike=0.3)
-    changed = (again != estimates).double().mean()
+    changed, stale = (again != estimates).double().mean(), (more == estimates).double().mean()
     what = "the share of estimates that change when the call is repeated with the generator in the same state"
     yield Case(what, changed, torch.zeros_like(changed), alike=0.1)
+    what = "the share of estimates that do not change when the call is repeated with the generator gone on"
+    yield Case(what, stale, torch.zeros_like(stale), 0.5, alike=0.2)  # few signs, some coincidences
 
 
 @exercise.check
@@ -969,6 +980,15 @@ def zeros_and_ones(field, x, probes, generator):
     return sum(_quadratic(field, x, e) for e in draws) / probes
 
 
+@exercise.mistake(
+    "A third of your probes' entries are zero: torch.randint(-1, 2, …) draws −1, 0 and 1. Draw zeros and ones, and "
+    "turn them into signs by 2 · draw − 1."
+)
+def zeros_among_the_signs(field, x, probes, generator):
+    draws = [torch.randint(-1, 2, x.shape, generator=generator).to(x.dtype) for _ in range(probes)]
+    return sum(_quadratic(field, x, e) for e in draws) / probes
+
+
 @exercise.mistake("You added up the probes' estimates. Each of them estimates the trace already: take their mean.")
 def probes_summed(field, x, probes, generator):
     return rademacher_estimate(field, x, probes, generator) * probes
@@ -980,6 +1000,15 @@ def probes_summed(field, x, probes, generator):
 )
 def one_probe_for_all(field, x, probes, generator):
     draws = [_signs(x.shape[-1:], generator, x.dtype).expand(x.shape) for _ in range(probes)]
+    return sum(_quadratic(field, x, e) for e in draws) / probes
+
+
+@exercise.mistake(
+    "All coordinates of a point share one sign, so εᵀJε adds up all entries of J, every time. The entries of ε have to "
+    "be independent: draw the signs in the shape of x."
+)
+def one_sign_a_point(field, x, probes, generator):
+    draws = [_signs((*x.shape[:-1], 1), generator, x.dtype).expand(x.shape) for _ in range(probes)]
     return sum(_quadratic(field, x, e) for e in draws) / probes
 
 
@@ -1024,6 +1053,22 @@ def two_different_probes(field, x, probes, generator):
 )
 def generator_ignored(field, x, probes, generator):
     return rademacher_estimate(field, x, probes, None)
+
+
+@exercise.mistake(
+    "Your probes are the same at every call, as if the generator were seeded inside. Leave its state alone: whoever "
+    "calls decides where it starts."
+)
+def generator_reset(field, x, probes, generator):
+    return rademacher_estimate(field, x, probes, generator.manual_seed(0))
+
+
+@exercise.mistake(
+    "That is the exact divergence, at the price of d passes, and no estimate. Here each probe may cost one pass only: "
+    "draw signs ε and take εᵀJε."
+)
+def exact_instead(field, x, probes, generator):
+    return divergence(field, x)
 
 
 # 8 ------------------------------------------------------------------------------------------------------------------
@@ -1157,6 +1202,14 @@ def all_of_A_added_back(field, A, x, probes, generator):
     return with_control_variate(field, A, x, probes, generator) - A.trace() + A.sum()
 
 
+@exercise.mistake(
+    "That is the exact divergence, at the price of d passes. The exercise wants an estimate that is right on average, "
+    "from K probes of J − A."
+)
+def exact_without_probes(field, A, x, probes, generator):
+    return divergence(field, x)
+
+
 # 9 ------------------------------------------------------------------------------------------------------------------
 
 
@@ -1225,6 +1278,18 @@ def _cubic_sink(d, t, x0, generator):
     return _one_point(lambda p: -U.T.to(p.dtype) @ (c.to(p.dtype) * (U.to(p.dtype) @ p) ** 3), d), before, after
 
 
+def _chain(x0, generator):
+    """The field (1, u₁, u₂, u₃u₄) in turned coordinates: u₃, its divergence, is a cubic in t, and log ρ of degree 4."""
+    U = torch.linalg.qr(_normal(4, 4, generator=generator)).Q
+    before, (a, b, c, _) = _normal(len(x0), generator=generator), (x0 @ U.T).unbind(-1)
+
+    def field(p):
+        u = U @ p
+        return U.T @ torch.stack([torch.ones_like(u[0]), u[0], u[1], u[2] * u[3]])
+
+    return _one_point(field, 4), before, before - (c + b / 2 + a / 6 + 1 / 24)
+
+
 @exercise.check
 def _(attempt, generator):
     for (d, batch, dtype), make in zip(SHAPES, (_cubic_sink, _linear_flow, _cubic_sink, _cubic_sink)):
@@ -1232,6 +1297,12 @@ def _(attempt, generator):
         field, before, after = make(d, t, x0, generator)
         what = f"log_density_along(field, x0, log_density0, {t:.1f}, 6) for x0 of shape {tuple(x0.shape)}"
         yield _case(what, dtype, attempt(field, x0.to(dtype), before.to(dtype), t, 6), after, tol=3e-5)
+    x0 = _uniform(-1, 1, 5, 4, generator=generator)
+    field, before, after = _chain(x0, generator)
+    what = (
+        "log_density_along(field, x0, log_density0, 1.0, 10) of a chain that Runge–Kutta of fourth order solves exactly"
+    )
+    yield Case(what, attempt(field, x0, before, 1.0, 10), after, tol=1.5e-5)
 
 
 def _pair(field):
@@ -1321,6 +1392,18 @@ def rate_of_the_density(field, x0, log_density0, t, steps):
 )
 def euler(field, x0, log_density0, t, steps):
     return _walk(_pair(field), x0, log_density0, t, steps, lambda rate, y, h: rate(y))
+
+
+@exercise.mistake(
+    "You move x first and take the divergence at its new place. Both rates belong to the same place: compute them "
+    "before you overwrite x, in each of the four stages."
+)
+def moved_too_early(field, x0, log_density0, t, steps):
+    x, log_density, h = x0, log_density0, t / steps
+    for _ in range(steps):
+        x = x + h * _at_points(field, x)
+        log_density = log_density - h * divergence(field, x)
+    return log_density
 
 
 @exercise.mistake(
