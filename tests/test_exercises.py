@@ -15,7 +15,6 @@ from companion.divergence import divergence
 from companion.exercises import EXERCISES, SEED, Case, Exercise, check, hint, solution
 
 BOOK = Path(__file__).parents[1] / "book"
-torch.set_num_threads(1)  # the tensors here are small, and threads would only wait for each other
 _files = itertools.count()
 
 
@@ -26,6 +25,15 @@ def define(source: str, **names):
     namespace = {"torch": torch, "divergence": divergence, **names}
     exec(compile(source, filename, "exec"), namespace)
     return namespace[re.search(r"^def (\w+)", source, re.MULTILINE)[1]]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """The tensors here are small: several threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 # The engine ---------------------------------------------------------------------------------------------------------
@@ -142,6 +150,7 @@ def test_not_implemented_elsewhere_is_an_attempt(exercise, body):
         ("y[0] = 0\n    return (x + y) / 2", "the argument y was changed in place; work on a copy, y.clone()"),
         ("return halve(x, y)", "your code raised RecursionError"),
         ("assert False, 'why'", "your code raised AssertionError: why"),
+        ("raise SystemExit(0)", "your code raised SystemExit: 0"),
     ],
 )
 def test_wrong_kind_of_answer_gets_a_sentence(exercise, body, sentence):

@@ -132,7 +132,7 @@ class Exercise:
             try:
                 for case in self._answers(attempt, seed):
                     cases.append(case)
-            except Exception as raised:  # a learner's code may raise anything, and all of it is reported
+            except (Exception, SystemExit) as raised:  # a learner's code may raise anything; all is reported
                 error = raised
             wrong = next(filter(None, map(_problem, cases)), None)
             if wrong and (name := self._diagnose(cases, seed)):
@@ -165,7 +165,7 @@ class Exercise:
             distances[name] = distance
         return min((name for name in distances if distances[name] <= 1), key=distances.get, default=None)
 
-    def _raised(self, error: Exception, attempt: Callable) -> Report:
+    def _raised(self, error: BaseException, attempt: Callable) -> Report:
         """The report on an attempt that raised: with the last line of the learner's that was reached."""
         code = getattr(inspect.unwrap(attempt), "__code__", None)
         *_, (last, _) = traceback.walk_tb(error.__traceback__)

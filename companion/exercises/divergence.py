@@ -887,7 +887,7 @@ def _statistics(name, estimate, generator, trace, var):
     # five standard errors; an estimate that averages 4 quadratic forms of signs has a kurtosis of at most about 6
     mean_tol, var_tol = 5 * spread / math.sqrt(COPIES) / size, 5 * math.sqrt((6 - 1) / COPIES)
     yield Case(f"the mean of {what},", estimates.mean(), trace, mean_tol, alike=3 * spread / size)
-    yield Case(f"the variance of {what},", estimates.var(), var / PROBES, var_tol, alike=0.3)
+    yield Case(f"the variance of {what},", estimates.var(correction=0), var / PROBES, var_tol, alike=0.3)
     changed, stale = (again != estimates).double().mean(), (more == estimates).double().mean()
     what = "the share of estimates that change when the call is repeated with the generator in the same state"
     yield Case(what, changed, torch.zeros_like(changed), alike=0.1)
