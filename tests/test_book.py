@@ -49,6 +49,7 @@ def browser():
 def reading(browser, file: Path, block: str = "^(http|ws)s?:", **options):
     """An opened page, and the list of everything that went wrong on it so far."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce", **options)
+    context.set_default_timeout(10_000)
     page, problems = context.new_page(), []
     context.route(re.compile(block), lambda route: route.abort())
     page.on("console", lambda m: m.type in ("error", "warning") and problems.append(f"{m.type}: {m.text}"))

@@ -527,7 +527,7 @@ ATTEMPTS = [
     ),
     (
         "trace_divergence(field, x)",
-        """x = x.clone().requires_grad_()
+        """x = x.detach().clone().requires_grad_()
     v = torch.vmap(field)(x.reshape(-1, x.shape[-1])).reshape(x.shape)
     v.backward(torch.ones_like(v))
     return x.grad.sum(-1)""",

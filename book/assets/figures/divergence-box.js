@@ -12,12 +12,12 @@ courseKit.builders["divergence-box"] = (stage) => {
     saddle: { name: "saddle: (x, −y)", v: (x, y) => [x, -y], div: () => 0 },
     polynomial: { name: "(x²y, xy³)", v: (x, y) => [x * x * y, x * y ** 3], div: (x, y) => 2 * x * y + 3 * x * y * y, fade: 0.4 },
     waves: {
-      name: "(sin x cos y, cos x sin y)",
+      name: "the pond: (sin x cos y, cos x sin y)",
       v: (x, y) => [Math.sin(x) * Math.cos(y), Math.cos(x) * Math.sin(y)],
       div: (x, y) => 2 * Math.cos(x) * Math.cos(y),
     },
   };
-  const START = { field: "source", x: 1.1, y: 0.7, width: 1.2, height: 1 };
+  const START = { field: "waves", x: 1.3, y: -0.1, width: 1.6, height: 1.6 }; // as in the still picture
   let state = { ...START };
   let stopShrinking = () => {};
 
