@@ -166,8 +166,9 @@ def test_page_is_accessible(page, theme, width):
     assert found.violations_count == 0, found.generate_report()
 
 
-def test_page_does_not_scroll_sideways_on_a_phone(page):
-    page.set_viewport_size({"width": 390, "height": 844})
+@pytest.mark.parametrize("width", [390, 768, 1100])
+def test_page_does_not_scroll_sideways(page, width):
+    page.set_viewport_size({"width": width, "height": 844})
     wide = "all => all.filter((e) => e.getBoundingClientRect().right > innerWidth).map((e) => e.outerHTML.slice(0, 80))"
     size = page.evaluate("[document.scrollingElement.scrollWidth, document.scrollingElement.clientWidth]")
     assert size[0] <= size[1], page.eval_on_selector_all("main *", wide)

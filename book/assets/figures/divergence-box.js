@@ -12,7 +12,7 @@ courseKit.builders["divergence-box"] = (stage) => {
     saddle: { name: "saddle: (x, −y)", v: (x, y) => [x, -y], div: () => 0 },
     polynomial: { name: "(x²y, xy³)", v: (x, y) => [x * x * y, x * y ** 3], div: (x, y) => 2 * x * y + 3 * x * y * y, fade: 0.4 },
     waves: {
-      name: "the pond: (sin x cos y, cos x sin y)",
+      name: "pond: springs and drains",
       v: (x, y) => [Math.sin(x) * Math.cos(y), Math.cos(x) * Math.sin(y)],
       div: (x, y) => 2 * Math.cos(x) * Math.cos(y),
     },
