@@ -46,7 +46,7 @@ def browser():
 
 
 @contextmanager
-def reading(browser, file: Path, block: str = "^(http|ws)s?:", **options):
+def reading(browser, file: Path, query: str = "", block: str = "^(http|ws)s?:", **options):
     """An opened page, and the list of everything that went wrong on it so far."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce", **options)
     context.set_default_timeout(10_000)
@@ -55,7 +55,7 @@ def reading(browser, file: Path, block: str = "^(http|ws)s?:", **options):
     page.on("console", lambda m: m.type in ("error", "warning") and problems.append(f"{m.type}: {m.text}"))
     page.on("pageerror", lambda error: problems.append(f"error: {error}"))
     page.on("requestfailed", lambda request: problems.append(f"failed: {request.url}"))
-    page.goto(file.as_uri())
+    page.goto(file.as_uri() + query)
     if options.get("java_script_enabled", True):
         page.add_style_tag(content="* { transition: none !important }")
         page.evaluate("window.MathJax?.startup?.promise")
@@ -174,6 +174,13 @@ def test_page_does_not_scroll_sideways(page, width):
     assert size[0] <= size[1], page.eval_on_selector_all("main *", wide)
 
 
+def test_search_finds_from_disk(browser, book):
+    with reading(browser, book / "search.html", query="?q=Hutchinson") as (page, problems):
+        expect(page.locator("#search-results li a").first).to_contain_text("Divergence")
+        page.wait_for_load_state("networkidle")
+        assert problems == []
+
+
 # ---- The interactive figure of the divergence chapter ----
 
 FIGURE = "#live-divergence-box"
@@ -237,7 +244,7 @@ def test_figure_follows_mouse_and_finger(figure, by, name, changes):
         figure.mouse.down()
         figure.mouse.move(x + 30, y - 40, steps=4)
         figure.mouse.up()
-        figure.mouse.move(x + 90, y)  # must do nothing any more
+        figure.mouse.move(x + 38, y - 34)  # over the handle, but let go
     else:
         touch = figure.context.new_cdp_session(figure)
         path = [{"x": x + 6 * step, "y": y - 8 * step} for step in range(6)]

@@ -627,32 +627,30 @@ def test_flux_over_area_tends_to_the_divergence(seed):
 
 # --- what is refused, and with which words --------------------------------------------------------------------------
 
-BAD_POINTS = [
-    ([1.0, 2.0], TypeError, ["expected a torch.Tensor", "got list"]),
-    (2.0, TypeError, ["expected a torch.Tensor", "got float"]),
-    (torch.tensor([1, 2]), TypeError, ["floating-point tensor", "got torch.int64"]),
-    (torch.tensor([True, False]), TypeError, ["floating-point tensor", "got torch.bool"]),
-    (torch.tensor(1.0), ValueError, ["(*batch, d)", "d ≥ 1", "got ()"]),
-    (torch.ones(3, 0), ValueError, ["(*batch, d)", "d ≥ 1", "got (3, 0)"]),
-]
+BAD_POINTS = {
+    "a list": ([1.0, 2.0], TypeError, ["expected a torch.Tensor", "got list"]),
+    "a number": (2.0, TypeError, ["expected a torch.Tensor", "got float"]),
+    "whole numbers": (torch.tensor([1, 2]), TypeError, ["floating-point tensor", "got torch.int64"]),
+    "booleans": (torch.tensor([True, False]), TypeError, ["floating-point tensor", "got torch.bool"]),
+    "no point axis": (torch.tensor(1.0), ValueError, ["(*batch, d)", "d ≥ 1", "got ()"]),
+    "no coordinates": (torch.ones(3, 0), ValueError, ["(*batch, d)", "d ≥ 1", "got (3, 0)"]),
+}
+TAKES_POINTS = {
+    "divergence: x": lambda x: divergence(lambda p: p, x),
+    "hutchinson_divergence: x": lambda x: hutchinson_divergence(lambda p: p, x),
+    "curl: x": lambda x: curl(lambda p: p, x),
+    "laplacian: x": lambda x: laplacian(lambda p: p.sum(), x),
+    "flux: lower": lambda x: flux(lambda p: p, x, torch.ones(2)),
+    "flux: upper": lambda x: flux(lambda p: p, torch.zeros(2), x),
+}
 
 
-@pytest.mark.parametrize(("x", "error", "words"), BAD_POINTS, ids=str)
-@pytest.mark.parametrize(
-    ("name", "call"),
-    [
-        ("x", lambda x: divergence(lambda p: p, x)),
-        ("x", lambda x: hutchinson_divergence(lambda p: p, x)),
-        ("x", lambda x: curl(lambda p: p, x)),
-        ("x", lambda x: laplacian(lambda p: p.sum(), x)),
-        ("lower", lambda x: flux(lambda p: p, x, torch.ones(2))),
-        ("upper", lambda x: flux(lambda p: p, torch.zeros(2), x)),
-    ],
-    ids=["divergence", "hutchinson", "curl", "laplacian", "lower", "upper"],
-)
-def test_bad_points(name, call, x, error, words, own_errors):
-    with pytest.raises(error, match=f"^{name}: ") as caught:
-        call(x)
+@pytest.mark.parametrize("mistake", BAD_POINTS)
+@pytest.mark.parametrize("argument", TAKES_POINTS)
+def test_bad_points(argument, mistake, own_errors):
+    x, error, words = BAD_POINTS[mistake]
+    with pytest.raises(error, match=f"^{argument.split()[1]}: ") as caught:
+        TAKES_POINTS[argument](x)
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 

@@ -95,6 +95,11 @@ def test_mistake_that_stumbles_later_is_still_named(exercise):
     assert run(exercise, "return x @ torch.eye(3).double() + y / 2").mistake == "divides_one"
 
 
+def test_a_wrong_answer_comes_before_a_later_exception(exercise):
+    message = run(exercise, "return x @ torch.eye(3).double() + y").message
+    assert re.fullmatch(r"halve\(x, y\) at \[0\] is \S+, expected \S+", message)
+
+
 def test_exception_is_reported_with_its_line(exercise):
     report = run(exercise, "z = x + y\n    return z @ torch.ones(4).double()")
     assert report.status == "failed"
@@ -201,11 +206,13 @@ def test_anything_callable_can_be_checked(exercise):
 
 def test_same_attempt_same_report_and_no_trace_in_the_learners_random_numbers(exercise):
     attempt = define("def halve(x, y):\n    return x * torch.rand(3)\n")
-    torch.manual_seed(1)
-    before = torch.get_rng_state()
-    reports = [exercise.run(attempt) for _ in range(2)]
+    reports = []
+    for seed in 1, 2:
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        reports.append(exercise.run(attempt))
+        assert torch.equal(torch.get_rng_state(), before)
     assert reports[0] == reports[1]
-    assert torch.equal(torch.get_rng_state(), before)
     exercise.run(define("def halve(x, y):\n    raise ValueError(torch.rand(1))\n"))
     assert torch.equal(torch.get_rng_state(), before)
 

@@ -24,6 +24,9 @@
     load("vendor/mathjax/tex-mml-chtml.js");
   }
 
+  /* The search would fetch each page it found for an excerpt, which a browser forbids on a disk. */
+  if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+
   function label(selector, attributes) {
     for (const element of document.querySelectorAll(selector)) {
       for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);

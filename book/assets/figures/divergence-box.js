@@ -2,7 +2,7 @@
 courseKit.builders["divergence-box"] = (stage) => {
   "use strict";
   const { colour, element, makeBoard, movable, handle, arrows, select, button, readouts, animate } = courseKit;
-  const [LIMIT, SMALLEST, LARGEST, GRIP] = [2.5, 0.05, 4, 0.2];
+  const [LIMIT, SMALLEST, GRIP] = [2.5, 0.05, 0.2]; // the box stays within ±LIMIT, the board leaves room for its arrows
 
   /* v is the field, div its divergence; fade < 1 evens out the background arrows of a field that grows steeply. */
   const FIELDS = {
@@ -33,7 +33,7 @@ courseKit.builders["divergence-box"] = (stage) => {
   }
 
   /* ---- What is drawn ---- */
-  const board = makeBoard(stage, "A box in a vector field", LIMIT);
+  const board = makeBoard(stage, "A box in a vector field", LIMIT + 0.3);
   const panel = element("div", { class: "panel" });
   stage.append(panel);
 
@@ -88,8 +88,10 @@ courseKit.builders["divergence-box"] = (stage) => {
   const within = (value, low, high) => Math.min(high, Math.max(low, value));
   function set(change) {
     state = { ...state, ...change };
-    for (const side of ["width", "height"]) state[side] = within(state[side], SMALLEST, LARGEST);
-    for (const axis of ["x", "y"]) state[axis] = within(state[axis], 0.1 - LIMIT, LIMIT - 0.1);
+    for (const [centre, side] of [["x", "width"], ["y", "height"]]) {
+      state[side] = within(state[side], SMALLEST, 2 * LIMIT);
+      state[centre] = within(state[centre], state[side] / 2 - LIMIT, LIMIT - state[side] / 2);
+    }
     draw();
   }
   function byHand(change) {
@@ -98,7 +100,9 @@ courseKit.builders["divergence-box"] = (stage) => {
   }
   const current = () => ({ ...state });
   const shift = (from, dx, dy) => byHand({ x: from.x + dx, y: from.y + dy });
-  const stretch = (from, dx, dy) => byHand({ width: from.width + 2 * dx, height: from.height + 2 * dy });
+  const room = (centre) => 2 * (LIMIT - Math.abs(centre));
+  const stretch = (from, dx, dy) =>
+    byHand({ width: Math.min(from.width + 2 * dx, room(from.x)), height: Math.min(from.height + 2 * dy, room(from.y)) });
   movable(board, box, current, shift);
   const centreHandle = handle(board, [() => state.x, () => state.y], current, shift);
   const cornerHandle = handle(board, grip, current, stretch);
