@@ -27,7 +27,8 @@ notebooks: $(READY)
 	$(BIN)/python book/execute.py
 
 clean:
-	rm -rf _build .venv .pytest_cache .ruff_cache .hypothesis companion.egg-info
+	rm -rf _build .venv .pytest_cache .ruff_cache book/.ruff_cache .hypothesis companion.egg-info
+	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "Python 3.11, 3.12 or 3.13 is needed, this is %d.%d; try: make PYTHON=python3.12" % v)'

@@ -34,8 +34,8 @@ def divergence(field: Callable[[Tensor], Tensor], x: Float[Tensor, "*batch d"]) 
 
         ∇·v = Σᵢ ∂vᵢ/∂xᵢ = tr J,   J_ij = ∂vᵢ/∂x_j
 
-    The exact value by d reverse passes, as many at a time as fit a block of 1 MB, so memory does not grow as
-    batch × d × d (only a graph, recorded to differentiate the result again, keeps what each pass computed).
+    The exact value by d reverse passes, as many at a time as fit a block of 1 MB (at least one), so memory does
+    not grow as batch × d × d (only a graph, recorded to differentiate the result again, keeps what each pass computed).
     Unit: that of `field` per unit of length.
 
     Raises TypeError where `x` is not a floating-point tensor, ValueError where `x` has no point axis or `field`
@@ -65,7 +65,7 @@ def hutchinson_divergence(
 ) -> Float[Tensor, "*batch"]:
     """An unbiased estimate of the divergence from random probes, one reverse pass each instead of d.
 
-        E[εᵀJε] = tr J   where E[ε] = 0 and E[εεᵀ] = I
+        E[εᵀJε] = tr J   where E[εεᵀ] = I
 
     With S = ½(J + Jᵀ), one probe has the variance 2 Σ_{i≠j} S_ij² for ε = ±1 ("rademacher", the default) and
     2 Σ_ij S_ij² for ε ~ N(0, I) ("gaussian"); `probes` of them divide it by `probes`.  The same generator state

@@ -141,10 +141,11 @@ def torchify(expr, *symbols: sp.Symbol) -> TensorMap:
     return function
 
 
-def prove(lhs, rhs, label: str) -> Agreement:
+def prove(lhs, rhs, label: str, scope: str = "") -> Agreement:
     """Show with sympy that `lhs − rhs` is identically zero, entry by entry.
 
-    Takes scalars, vectors and matrices of the same shape.  Raises Disagreement with the residual where it is
+    Takes scalars, vectors and matrices of the same shape; `scope` says what was proved where that is less than the
+    equation claims, and stands in the ledger.  Raises Disagreement with the residual where it is
     not zero or sympy cannot show that it is, ValueError where the shapes differ.
 
     >>> x = sp.symbols("x")
@@ -161,7 +162,7 @@ def prove(lhs, rhs, label: str) -> Agreement:
         if residual != 0:
             where = f" in entry {i}" if left_shape else ""
             raise Disagreement(f"{label}: lhs − rhs is not shown to be zero{where}; what is left: {residual}")
-    return Agreement(label, "proved by sympy")
+    return Agreement(label, f"proved by sympy for {scope}" if scope else "proved by sympy")
 
 
 def _reference(entries: list[sp.Expr], symbols: tuple[sp.Symbol, ...], points: Tensor) -> Tensor:

@@ -370,6 +370,11 @@ def test_prove_catches(mistake):
         prove(*WRONG[mistake], label="eq-wrong")
 
 
+def test_prove_says_for_what_it_was_proved():
+    assert repr(prove(2 * x, x + x, label="eq-twice")) == "✓ eq-twice: proved by sympy"
+    assert repr(prove(2 * x, x + x, label="eq-twice", scope="d = 1")) == "✓ eq-twice: proved by sympy for d = 1"
+
+
 def test_prove_says_where_and_what_is_left():
     with pytest.raises(Disagreement, match=r"^eq-wrong: .* zero; what is left: x\*y$"):
         prove(3 * x * y, 2 * x * y, label="eq-wrong")

@@ -207,6 +207,14 @@ def terms_subtracted(x, y):
     return 3 * x**2 * y - 2 * y * torch.sin(x)
 
 
+@exercise.mistake(
+    "You used the product rule on y² sin x, as if x changed along with y. In ∂Q/∂y only y moves; sin x is a constant "
+    "factor, and the term y² cos x has no place."
+)
+def product_rule_too_many(x, y):
+    return 3 * x**2 * y + 2 * y * torch.sin(x) + y**2 * torch.cos(x)
+
+
 # 2 ------------------------------------------------------------------------------------------------------------------
 
 
@@ -350,6 +358,15 @@ def limit_already(field, centre, h):
     return divergence(field, centre)
 
 
+@exercise.mistake(
+    "You subtracted the flow through top and bottom from the flow through right and left. Both are outflow: add them."
+)
+def upward_subtracted(field, centre, h):
+    right, top = h / 2 * torch.eye(2, dtype=centre.dtype)
+    across = field(centre + right)[0] - field(centre - right)[0]
+    return (across - field(centre + top)[1] + field(centre - top)[1]) / h
+
+
 # 3 ------------------------------------------------------------------------------------------------------------------
 
 
@@ -449,6 +466,14 @@ def products_averaged(field, f, x):
 @exercise.mistake("You computed v f, the field times the function: nothing has been differentiated yet.")
 def nothing_differentiated(field, f, x):
     return _at_points(lambda p: f(p) * field(p), x)
+
+
+@exercise.mistake(
+    "You multiplied the gradient of f by the Jacobian of the field. The field itself is what f drifts with, so it "
+    "enters undifferentiated: field(p) @ gradient."
+)
+def jacobian_times_gradient(field, f, x):
+    return _at_points(lambda p: (torch.func.jacrev(field)(p) @ torch.func.grad(f)(p)).sum(), x)
 
 
 # 4 ------------------------------------------------------------------------------------------------------------------
@@ -597,6 +622,13 @@ def radial_only(v_r, v_theta, r, theta):
     return _slope(lambda s: s * v_r(s, theta), r) / r
 
 
+@exercise.mistake(
+    "Your second term is r ∂v_θ/∂θ. A turn by dθ moves you by r dθ, so a derivative per length divides by r."
+)
+def multiplied_by_r(v_r, v_theta, r, theta):
+    return _slope(lambda s: s * v_r(s, theta), r) / r + _slope(lambda a: v_theta(r, a), theta) * r
+
+
 # 5 ------------------------------------------------------------------------------------------------------------------
 
 
@@ -606,7 +638,8 @@ def trace_divergence(field, x):
         ∇·v = Σᵢ ∂vᵢ/∂xᵢ = tr J,   J_ij = ∂vᵢ/∂x_j
 
     Write it yourself, from what torch.func or torch.autograd gives: d reverse passes, d forward
-    passes or a whole Jacobian, as you like.
+    passes or a whole Jacobian, as you like.  (The check cannot tell whether you called the
+    companion's divergence.  You can.)
 
     field: maps ONE point, shape (d,), to v there, shape (d,).  x: shape (*batch, d).  Returns shape
     (*batch), and can be differentiated again: a loss on a divergence has to reach x.
@@ -737,7 +770,7 @@ def gradients_pile_up(field, x):
 def laplacian_by_gradient(f, x):
     """The Laplacian of a scalar function: the divergence of its gradient.
 
-        ∇²f = ∇·(∇f) = Σᵢ ∂²f/∂xᵢ²
+        Δf = ∇·(∇f) = Σᵢ ∂²f/∂xᵢ²
 
     f: maps ONE point, shape (d,), to a scalar, shape ().  x: shape (*batch, d).  Returns shape
     (*batch).  The gradient of f, torch.func.grad(f), is itself a field: it maps one point to a
@@ -845,13 +878,13 @@ def negative_laplacian(f, x):
 def rademacher_estimate(field, x, probes, generator):
     """An estimate of the divergence from random signs, Hutchinson's trick.
 
-        tr J ≈ (1/K) Σₖ εₖᵀ J εₖ,   each entry of each εₖ is +1 or −1 with probability ½
+        tr J ≈ (1/k) Σₘ εₘᵀ J εₘ,   each entry of each εₘ is +1 or −1 with probability ½
 
-    One probe εₖ costs one reverse pass, whatever d is.  torch.randint(2, shape,
+    One probe εₘ costs one reverse pass, whatever d is.  torch.randint(2, shape,
     generator=generator) draws zeros and ones.
 
     field: maps ONE point, shape (d,), to v there, shape (d,).  x: shape (*batch, d); every point
-    gets probes of its own.  probes: their number K.  generator: a torch.Generator; all random
+    gets probes of its own.  probes: their number k.  generator: a torch.Generator; all random
     numbers come from it.  Returns shape (*batch) and x's dtype.
     """
     points = x.reshape(-1, x.shape[-1])
@@ -1077,13 +1110,13 @@ def exact_instead(field, x, probes, generator):
 def with_control_variate(field, A, x, probes, generator):
     """A quieter estimate of the divergence, where v(x) = A x + g(x) and the matrix A is known.
 
-        tr J ≈ tr A + (1/K) Σₖ εₖᵀ (J − A) εₖ,   entries of εₖ random signs
+        tr J ≈ tr A + (1/k) Σₘ εₘᵀ (J − A) εₘ,   entries of εₖ random signs
 
     Only J − A, the part that is not known, is left to chance.  εᵀAε is called a control variate:
     a random number whose mean, tr A, is known exactly.
 
     field: maps ONE point, shape (d,), to v there, A x included.  A: shape (d, d).  x: shape
-    (*batch, d); every point gets probes of its own.  probes: their number K.  generator: a
+    (*batch, d); every point gets probes of its own.  probes: their number k.  generator: a
     torch.Generator; all random numbers come from it.  Returns shape (*batch) and x's dtype.
     """
     points = x.reshape(-1, x.shape[-1])
@@ -1204,7 +1237,7 @@ def all_of_A_added_back(field, A, x, probes, generator):
 
 @exercise.mistake(
     "That is the exact divergence, at the price of d passes. The exercise wants an estimate that is right on average, "
-    "from K probes of J − A."
+    "from k probes of J − A."
 )
 def exact_without_probes(field, A, x, probes, generator):
     return divergence(field, x)
@@ -1219,10 +1252,10 @@ def log_density_along(field, x0, log_density0, t, steps):
         dx/dt = v(x),   d log ρ/dt = −∇·v(x)
 
     Step both at once with the classical fourth-order Runge–Kutta method: `steps` steps of size
-    h = t/steps, where y stands for the pair (x, log ρ) and F(y) for its two rates,
+    dt = t/steps, where y stands for the pair (x, log ρ) and F(y) for its two rates,
 
-        k₁ = F(y),  k₂ = F(y + h/2 k₁),  k₃ = F(y + h/2 k₂),  k₄ = F(y + h k₃)
-        y ← y + h/6 (k₁ + 2k₂ + 2k₃ + k₄)
+        k₁ = F(y),  k₂ = F(y + dt/2 k₁),  k₃ = F(y + dt/2 k₂),  k₄ = F(y + dt k₃)
+        y ← y + dt/6 (k₁ + 2k₂ + 2k₃ + k₄)
 
     field: maps ONE point, shape (d,), to v there, shape (d,).  x0: shape (*batch, d).
     log_density0: log ρ at x0 and time 0, shape (*batch).  t: a number.  steps: a whole number.
@@ -1233,17 +1266,17 @@ def log_density_along(field, x0, log_density0, t, steps):
     def velocity(x):
         return torch.vmap(field)(x.reshape(-1, x.shape[-1])).reshape(x.shape)
 
-    x, log_density, h = x0, log_density0, t / steps
+    x, log_density, dt = x0, log_density0, t / steps
     for _ in range(steps):
         v1, r1 = velocity(x), -divergence(field, x)
-        x2 = x + h / 2 * v1
+        x2 = x + dt / 2 * v1
         v2, r2 = velocity(x2), -divergence(field, x2)
-        x3 = x + h / 2 * v2
+        x3 = x + dt / 2 * v2
         v3, r3 = velocity(x3), -divergence(field, x3)
-        x4 = x + h * v3
+        x4 = x + dt * v3
         v4, r4 = velocity(x4), -divergence(field, x4)
-        x = x + h / 6 * (v1 + 2 * v2 + 2 * v3 + v4)
-        log_density = log_density + h / 6 * (r1 + 2 * r2 + 2 * r3 + r4)
+        x = x + dt / 6 * (v1 + 2 * v2 + 2 * v3 + v4)
+        log_density = log_density + dt / 6 * (r1 + 2 * r2 + 2 * r3 + r4)
     return log_density
 
 
@@ -1254,8 +1287,8 @@ exercise = Exercise(
         "divergence at the place where the particle is now, not where it began.",
         "The rate of log ρ does not depend on log ρ. So each of the four stages needs one place only: compute the "
         "velocity and the divergence there, then move from x, the beginning of the step, to the next stage's place.",
-        "Stage places: x, x + h/2 v₁, x + h/2 v₂, x + h v₃. Rates: rᵢ = −divergence(field, place). At the end "
-        "x = x + h/6 (v₁ + 2v₂ + 2v₃ + v₄), and log ρ the same way with the rᵢ.",
+        "Stage places: x, x + dt/2 v₁, x + dt/2 v₂, x + dt v₃. Rates: rᵢ = −divergence(field, place). At the end "
+        "x = x + dt/6 (v₁ + 2v₂ + 2v₃ + v₄), and log ρ the same way with the rᵢ.",
     ],
 )
 
@@ -1360,7 +1393,7 @@ def divergence_at_the_start(field, x0, log_density0, t, steps):
 
 @exercise.mistake(
     "The step size is missing: every step adds the whole rate. A rate has to be multiplied by the time it lasts, "
-    "h = t/steps."
+    "dt = t/steps."
 )
 def step_size_forgotten(field, x0, log_density0, t, steps):
     change = log_density_along(field, x0, log_density0, t, steps) - log_density0
@@ -1412,6 +1445,19 @@ def moved_too_early(field, x0, log_density0, t, steps):
 )
 def midpoint(field, x0, log_density0, t, steps):
     return _walk(_pair(field), x0, log_density0, t, steps, lambda rate, y, h: rate(y + h / 2 * rate(y)))
+
+
+@exercise.mistake(
+    "Your four rates count alike. Runge–Kutta weighs the two in the middle of the step twice: (k₁ + 2k₂ + 2k₃ + k₄)/6."
+)
+def equal_weights(field, x0, log_density0, t, steps):
+    def average(rate, y, h):
+        k1 = rate(y)
+        k2 = rate(y + h / 2 * k1)
+        k3 = rate(y + h / 2 * k2)
+        return (k1 + k2 + k3 + rate(y + h * k3)) / 4
+
+    return _walk(_pair(field), x0, log_density0, t, steps, average)
 
 
 @exercise.mistake(
