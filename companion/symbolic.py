@@ -144,9 +144,8 @@ def torchify(expr, *symbols: sp.Symbol) -> TensorMap:
 def prove(lhs, rhs, label: str, scope: str = "") -> Agreement:
     """Show with sympy that `lhs − rhs` is identically zero, entry by entry.
 
-    Takes scalars, vectors and matrices of the same shape; `scope` says what was proved where that is less than the
-    equation claims, and stands in the ledger.  Raises Disagreement with the residual where it is
-    not zero or sympy cannot show that it is, ValueError where the shapes differ.
+    Takes scalars, vectors and matrices; `scope` says what was proved where that is less than the equation claims.
+    Raises Disagreement with the residual that is not shown to be zero, ValueError where the shapes differ.
 
     >>> x = sp.symbols("x")
     >>> prove(sp.sin(x) ** 2 + sp.cos(x) ** 2, 1, label="eq-example")

@@ -266,6 +266,12 @@ def test_batch_axes_and_dtype_follow_the_points(name, dtype, batch):
     assert got.dtype == dtype
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_an_empty_batch_of_a_field_that_cannot_be_mapped_over_nothing(name):
+    got = FUNCTIONS[name](lambda p: p.sin() * p.sum(), points(0, 3))
+    assert got.shape == result_shape(name, (0,))
+
+
 @pytest.mark.parametrize("name", EXACT)
 def test_a_batch_is_its_points_one_by_one(name):
     field, x = random_network(4, 3), points(2, 3, 3, seed=4)

@@ -14,7 +14,7 @@ CHAPTERS = [path for path in sorted(BOOK.glob("*.ipynb")) if path.stem != "check
 
 
 def cells(notebook: Path, kind: str) -> list[dict]:
-    return [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == kind]
+    return [cell for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == kind]
 
 
 def code(notebook: Path) -> ast.Module:

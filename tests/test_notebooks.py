@@ -59,7 +59,7 @@ class TestNotebook:
         assert notebook.metadata == {"kernelspec": kernel, "language_info": {"name": "python"}}
         for cell in notebook.cells:
             assert set(cell.metadata) <= {"tags", "mystnb", "jupyter"}
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         assert not re.search(r"/(home|root|tmp|usr|Users)/\w", text)
         assert text == nbformat.writes(notebook) + "\n", "written by something else than nbformat"
 
@@ -86,7 +86,7 @@ class TestNotebook:
         assert not (found := re.search(FILLER, prose, re.IGNORECASE)), found and found.group()
 
     def test_it_has_a_place_in_the_book(self, path):
-        assert f"file: {path.stem}\n" in (BOOK / "_toc.yml").read_text()
+        assert f"file: {path.stem}\n" in (BOOK / "_toc.yml").read_text(encoding="utf-8")
 
 
 def picture(shift: int = 0, size: int = 64) -> str:
@@ -155,12 +155,12 @@ def test_nbval_catches_each_edit(tmp_path):
     nbformat.write(other, tmp_path / "other.ipynb")
     subprocess.run([sys.executable, BOOK / "execute.py", *tmp_path.glob("*.ipynb")], check=True, capture_output=True)
 
-    stored, other = (json.loads((tmp_path / f"{name}.ipynb").read_text()) for name in ("same", "other"))
+    stored, other = (json.loads((tmp_path / f"{name}.ipynb").read_text(encoding="utf-8")) for name in ("same", "other"))
 
     def edited(name: str, change) -> None:
         notebook = json.loads(json.dumps(stored))
         change(notebook["cells"][0])
-        (tmp_path / f"{name}.ipynb").write_text(json.dumps(notebook))
+        (tmp_path / f"{name}.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
 
     pictures = [i for i, output in enumerate(stored["cells"][0]["outputs"]) if "image/png" in output.get("data", {})]
     texts = [i for i, output in enumerate(stored["cells"][0]["outputs"]) if output["output_type"] == "stream"]

@@ -67,8 +67,13 @@ def test_a_bad_value_is_refused_with_a_reason(value, error, words, own_errors):
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize(
     "fn",
-    [lambda p: p.sin().sum(), lambda p: torch.stack([p[0] * p[1], p[2].exp()]), lambda p: torch.outer(p, p.cos())],
-    ids=["scalar", "vector", "matrix"],
+    [
+        lambda p: p.sin().sum(),
+        lambda p: torch.stack([p[0] * p[1], p[2].exp()]),
+        lambda p: p.sin() * p.sum(),  # cannot be mapped over no points at all
+        lambda p: torch.outer(p, p.cos()),
+    ],
+    ids=["scalar", "vector", "vector by scalar", "matrix"],
 )
 def test_on_batch_is_the_loop_over_points(fn, batch):
     x = torch.randn(*batch, 3, dtype=F64, generator=torch.Generator().manual_seed(1))

@@ -68,7 +68,7 @@ EXPRESSIONS = [
     sp.Abs(x - y) + sp.sign(x - y),
     sp.Max(x, y) + sp.Min(x, 1),
     sp.Max(x, y, sp.Rational(1, 3)) * sp.Min(sp.sqrt(2), y, x),
-    sp.Heaviside(x - 1) + sp.Heaviside(1 - x),
+    sp.Heaviside(x - 1) + 2 * sp.Heaviside(y - x),
     sp.Piecewise((x**2, x > 1), (y, True)),
     sp.Piecewise((sp.Rational(1, 3), x > y), (sp.sqrt(2), x > 1), (sp.Rational(1, 7), True)),
     sp.Piecewise((1, sp.And(x > sp.sqrt(2) / 2, y < 1)), (sp.pi, sp.Or(x < y, sp.Eq(y, 1))), (0, True)),
@@ -320,6 +320,7 @@ RIGHT = [
     (sp.Derivative(x * P(x, y), x), P(x, y) + x * sp.Derivative(P(x, y), x)),
     (sp.Derivative(P(x, y), x, y), sp.Derivative(P(x, y), y, x)),
     (sp.Integral(2 * x, (x, 0, y)), y**2),
+    (sp.Integral(sp.exp(x) * sp.cos(x), (x, 0, y)), (sp.exp(y) * (sp.sin(y) + sp.cos(y)) - 1) / 2),
     (sp.Integral(sp.exp(-(x**2) / 2), (x, -sp.oo, sp.oo)), sp.sqrt(2 * sp.pi)),
     ([x + x, y], [2 * x, y]),
     ((x, y), sp.Matrix([x, y])),
@@ -657,7 +658,7 @@ def notebook(tmp_path):
         },
         {
             "cell_type": "code",
-            "source": ":label: eq-code",
+            "source": "```{math}\n:label: eq-code\nf\n```",
             "outputs": [
                 {"output_type": "stream", "name": "stdout", "text": "✓ eq-printed: proved by sympy"},
                 shown(["✓ eq-two: values and gradients, ", "100 points, max error < 1e-12"]),
@@ -674,7 +675,7 @@ def notebook(tmp_path):
             "source": "",
             "outputs": [shown("'✓ eq-three: proved by sympy'"), shown("✓ def-x: fine")],
         },
-        {"cell_type": "raw", "source": ":label: eq-raw"},
+        {"cell_type": "raw", "source": "```{math}\n:label: eq-raw\ng\n```"},
     ]
     path = tmp_path / "chapter.ipynb"
     path.write_text(json.dumps({"cells": cells, "nbformat": 4, "nbformat_minor": 5, "metadata": {}}), encoding="utf-8")
