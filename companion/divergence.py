@@ -13,20 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from companion.points import BLOCK, check_points, check_value, on_batch
+from companion.points import check_points, check_value, on_batch, pull_back
 
 
 def _vector(field: Callable) -> Callable:
     """`field`, after making sure at each call that it gives a vector of the point's own size."""
     return lambda p: check_value(field(p), p, tuple(p.shape), "field")
-
-
-def _pull_back(field: Callable, x: Tensor) -> tuple[Tensor, Callable, int]:
-    """All points as one `(n, d)` batch, the map from weights u to the rows uᵀJ there, and how many fit a block."""
-    points = x.reshape(-1, x.shape[-1])
-    _, vjp = torch.func.vjp(on_batch(_vector(field)), points)
-    per_pass = max(1, BLOCK // max(1, points.numel() * points.element_size()))
-    return points, torch.vmap(lambda u: vjp(u)[0]), per_pass
 
 
 def divergence(field: Callable[[Tensor], Tensor], x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
@@ -46,12 +38,12 @@ def divergence(field: Callable[[Tensor], Tensor], x: Float[Tensor, "*batch d"]) 
     tensor(16.)
     """
     check_points(x)
-    points, rows, per_pass = _pull_back(field, x)
-    d = points.shape[-1]
-    total = torch.zeros_like(points[:, 0])
+    value, rows, per_pass = pull_back(_vector(field), x)
+    d = x.shape[-1]
+    total = torch.zeros_like(value[:, 0])
     for i in torch.arange(d, device=x.device).split(per_pass):
         basis = torch.nn.functional.one_hot(i, d).to(x.dtype)  # (k, d): one unit vector a pass
-        jacobian_rows = rows(basis[:, None, :].expand(-1, *points.shape))
+        jacobian_rows = rows(basis[:, None, :].expand(-1, *value.shape))
         total = total + torch.einsum("knd,kd->n", jacobian_rows, basis)
     return total.reshape(x.shape[:-1])
 
@@ -84,10 +76,10 @@ def hutchinson_divergence(
         raise ValueError(f"probes: expected a whole number ≥ 1, got {probes!r}")
     if distribution not in ("rademacher", "gaussian"):
         raise ValueError(f"distribution: expected 'rademacher' or 'gaussian', got {distribution!r}")
-    points, rows, per_pass = _pull_back(field, x)
-    total = torch.zeros_like(points[:, 0])
+    value, rows, per_pass = pull_back(_vector(field), x)
+    total = torch.zeros_like(value[:, 0])
     for start in range(0, probes, per_pass):
-        shape = (min(per_pass, probes - start), *points.shape)
+        shape = (min(per_pass, probes - start), *value.shape)
         if distribution == "gaussian":
             probe = torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)
         else:

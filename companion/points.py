@@ -19,11 +19,16 @@ def check_points(x: Tensor, name: str = "x") -> Tensor:
     return x
 
 
-def check_value(value: Tensor, x: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
-    """`value` itself, after making sure that the function `name` gave it the right shape and dtype at one point x."""
+def check_value(value: Tensor, x: Tensor, shape: tuple[int, ...] | None, name: str) -> Tensor:
+    """`value` itself, after making sure that the function `name` gave it the right shape and dtype at one point x.
+
+    Where `shape` is None, any shape will do that holds a number.
+    """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor at one point, got {type(value).__name__}")
-    if value.shape != shape:
+    if shape is None and value.numel() == 0:
+        raise ValueError(f"{name}: expected at least one number at a point, got shape {tuple(value.shape)}")
+    if shape is not None and value.shape != shape:
         raise ValueError(
             f"{name}: expected shape {shape} at ONE point of shape {tuple(x.shape)}, got {tuple(value.shape)}; "
             f"batch axes are added for you"
@@ -33,13 +38,26 @@ def check_value(value: Tensor, x: Tensor, shape: tuple[int, ...], name: str) -> 
     return value
 
 
-def on_batch(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """`fn` of one point `(d,)` as a function of `(*batch, d)`."""
+def on_batch(fn: Callable[[Tensor], Tensor], at_once: int | None = None) -> Callable[[Tensor], Tensor]:
+    """`fn` of one point `(d,)` as a function of `(*batch, d)`, for all points at once or for `at_once` of them."""
 
     def batched(x: Tensor) -> Tensor:
         points = x.reshape(-1, x.shape[-1])
         # Not every operation can be mapped over no points: an empty batch runs at one, whose value is dropped again.
-        value = torch.vmap(fn)(points if len(points) else points.new_zeros(1, points.shape[-1]))[: len(points)]
+        some = points if len(points) else points.new_zeros(1, points.shape[-1])
+        value = torch.vmap(fn, chunk_size=at_once)(some)[: len(points)]
         return value.reshape(x.shape[:-1] + value.shape[1:])
 
     return batched
+
+
+def pull_back(fn: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor], int]:
+    """Run `fn` once at all points of x, ready for reverse passes.
+
+    Returns its values `(n, *out)` at the n points; the map from k sets of weights `(k, n, *out)` to the k rows uᵀJ
+    at each point, `(k, n, d)`; and how many passes fit a block of 1 MB (at least one).
+    """
+    points = x.reshape(-1, x.shape[-1])
+    value, vjp = torch.func.vjp(on_batch(fn), points)
+    largest = max(1, points.numel(), value.numel()) * x.element_size()
+    return value, torch.vmap(lambda u: vjp(u)[0]), max(1, BLOCK // largest)

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
-import companion.divergence
+import companion.points
 from companion.divergence import curl, divergence, flux, hutchinson_divergence, laplacian
 
 F32, F64 = torch.float32, torch.float64
@@ -429,7 +429,7 @@ def test_memory_does_not_grow_as_batch_times_d_times_d(name, monkeypatch):
         "hutchinson": lambda: hutchinson_divergence(lambda p: torch.tanh(W @ p), x, 64),
     }[name]
     assert peak_memory(run) < 12 * MiB
-    monkeypatch.setattr(companion.divergence, "BLOCK", 2**40)
+    monkeypatch.setattr(companion.points, "BLOCK", 2**40)
     assert peak_memory(run) > 64 * MiB  # all at once: the measurement would have seen it
 
 
@@ -442,7 +442,7 @@ def test_the_size_of_a_block_does_not_change_the_result(block, monkeypatch):
         lambda: hutchinson_divergence(field, x, 10, seeded(3)),
     ]
     want = [call() for call in calls]
-    monkeypatch.setattr(companion.divergence, "BLOCK", block)
+    monkeypatch.setattr(companion.points, "BLOCK", block)
     for call, value in zip(calls, want, strict=True):
         assert_close(call(), value, tol=1e-13)
 

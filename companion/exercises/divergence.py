@@ -11,101 +11,7 @@ import torch
 
 from companion.divergence import divergence
 from companion.exercises import Case, Exercise
-
-SHAPES = (  # d, batch axes, dtype: what every exercise on `(*batch, d)` is asked
-    (2, (), torch.float64),
-    (3, (4,), torch.float64),
-    (5, (2, 3), torch.float64),
-    (3, (4,), torch.float32),
-)
-
-
-def _normal(*shape, generator):
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-
-def _uniform(low, high, *shape, generator):
-    return low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
-
-
-def _seed(generator):
-    """The seed of a generator for the attempt: how much it draws has to leave the next questions as they are."""
-    return torch.randint(2**40, (), generator=generator).item()
-
-
-def _signs(shape, generator, dtype=torch.float64):
-    return torch.randint(2, shape, generator=generator).to(dtype) * 2 - 1
-
-
-def _tenth(*args, **kwargs):
-    """A few random numbers with one decimal, so that a sentence can quote them and a learner can use them."""
-    return (10 * _uniform(*args, **kwargs)).round() / 10
-
-
-def _one_point(fn, d, name="field"):
-    """`fn`, made to insist on ONE point of shape (d,) and to say what to do with a batch."""
-
-    def checked(p, *others):
-        if others:
-            raise ValueError(f"{name} takes ONE tensor of shape ({d},), such as torch.stack([x, y]), not {d} numbers")
-        if p.shape != (d,):
-            raise ValueError(
-                f"{name} takes ONE point of shape ({d},), got {tuple(p.shape)}: "
-                f"torch.vmap({name}) takes many, of shape (n, {d}), such as x.reshape(-1, {d})"
-            )
-        return fn(p)
-
-    return checked
-
-
-def _at_points(fn, x):
-    """`fn` of one point, at every point of x, shape (*batch, d)."""
-    value = torch.vmap(fn)(x.reshape(-1, x.shape[-1]))
-    return value.reshape(x.shape[:-1] + value.shape[1:])
-
-
-def _trace(matrix):
-    return matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
-
-
-def _wave(d, generator):
-    """The field v(p) = B tanh(C p), and its Jacobian B diag(1 − tanh²(C p)) C by the chain rule."""
-    B, C = _normal(2, d, d, generator=generator)
-    field = _one_point(lambda p: B.to(p.dtype) @ torch.tanh(C.to(p.dtype) @ p), d)
-    return field, lambda x: torch.einsum("ih,...h,hj->...ij", B, 1 - torch.tanh(x.double() @ C.T) ** 2, C)
-
-
-def _bump(d, generator):
-    """The function f(p) = sin(a·p) + |p|⁴/4 + b·p, its gradient and its Laplacian by hand."""
-    a, b = _normal(2, d, generator=generator)
-
-    def f(p):
-        square = (p * p).sum()
-        return torch.sin(a.to(p.dtype) @ p) + square * square / 4 + b.to(p.dtype) @ p
-
-    def gradient(x):
-        return torch.cos(x @ a)[..., None] * a + (x * x).sum(-1, keepdim=True) * x + b
-
-    def laplacian(x):
-        return -(a @ a) * torch.sin(x @ a) + (d + 2) * (x * x).sum(-1)
-
-    return _one_point(f, d, "f"), gradient, laplacian
-
-
-def _gradient(value, x):
-    """The gradient of value.sum() by x, zero where value has been cut off from x."""
-    if not value.requires_grad:
-        return torch.zeros_like(x)
-    (gradient,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
-    return torch.zeros_like(x) if gradient is None else gradient
-
-
-def _case(what, dtype, got, want, tol=1e-8):
-    """One answer, with the wanted value rounded to float32 where that was asked, and a tolerance to match."""
-    if dtype == torch.float32:
-        return Case(f"{what}, in float32", got, want.float(), max(tol, 1e-4))
-    return Case(what, got, want, tol)
-
+from companion.exercises import _inputs as inputs
 
 # 1 ------------------------------------------------------------------------------------------------------------------
 
@@ -135,10 +41,10 @@ exercise = Exercise(
 def _(attempt, generator):
     jacobian = torch.func.jacrev(lambda p: torch.stack([p[0] ** 3 * p[1], p[1] ** 2 * torch.sin(p[0])]))
     for shape, dtype in ((), torch.float64), ((5,), torch.float64), ((2, 3), torch.float64), ((4,), torch.float32):
-        x, y = _tenth(-2, 2, 2, *shape, generator=generator)
-        want = _trace(_at_points(jacobian, torch.stack([x, y], -1)))
+        x, y = inputs.tenth(-2, 2, 2, *shape, generator=generator)
+        want = inputs.trace(inputs.at_points(jacobian, torch.stack([x, y], -1)))
         where = f"x and y of shape {shape}" if shape else f"x = {x:.1f}, y = {y:.1f}"
-        yield _case(f"divergence_by_hand for {where}", dtype, attempt(x.to(dtype), y.to(dtype)), want)
+        yield inputs.case(f"divergence_by_hand for {where}", dtype, attempt(x.to(dtype), y.to(dtype)), want)
 
 
 @exercise.alternative
@@ -249,7 +155,7 @@ exercise = Exercise(
 
 def _cubic(generator):
     """A cubic field of the plane with one-decimal coefficients, its formula, and the outflow of a box by hand."""
-    a, b, c, e = _tenth(-3, 3, 4, generator=generator).tolist()
+    a, b, c, e = inputs.tenth(-3, 3, 4, generator=generator).tolist()
 
     def field(p):
         x, y = p
@@ -258,18 +164,18 @@ def _cubic(generator):
     def outflow(x, y, h):  # ((x + h/2)³ − (x − h/2)³)/h = 3x² + h²/4, and a linear term leaves its factor
         return a * (3 * x**2 + h**2 / 4) + b * y**2 + c * (3 * y**2 + h**2 / 4) + e * x**2
 
-    return _one_point(field, 2), f"({a:.1f}x³ + {b:.1f}xy², {c:.1f}y³ + {e:.1f}x²y)", outflow
+    return inputs.one_point(field, 2), f"({a:.1f}x³ + {b:.1f}xy², {c:.1f}y³ + {e:.1f}x²y)", outflow
 
 
 @exercise.check
 def _(attempt, generator):
     for dtype in (torch.float64, torch.float64, torch.float64, torch.float32):
         field, formula, outflow = _cubic(generator)
-        centre = _tenth(0.5, 2, 2, generator=generator)
-        h = _tenth(0.3, 1.5, generator=generator).item()
+        centre = inputs.tenth(0.5, 2, 2, generator=generator)
+        h = inputs.tenth(0.3, 1.5, generator=generator).item()
         where = f"around ({centre[0]:.1f}, {centre[1]:.1f}) with h = {h:.1f}"
         got, want = attempt(field, centre.to(dtype), h), outflow(*centre, h)
-        yield _case(f"box_outflow of v = {formula} {where}", dtype, got, want)
+        yield inputs.case(f"box_outflow of v = {formula} {where}", dtype, got, want)
 
 
 @exercise.alternative
@@ -400,16 +306,16 @@ exercise = Exercise(
 
 @exercise.check
 def _(attempt, generator):
-    for d, batch, dtype in SHAPES:
-        (field, _), (f, gradient, _) = _wave(d, generator), _bump(d, generator)
-        x = _normal(*batch, d, generator=generator).to(dtype)
-        want = (_at_points(field, x.double()) * gradient(x.double())).sum(-1)
-        yield _case(f"v_dot_grad(field, f, x) for x of shape {tuple(x.shape)}", dtype, attempt(field, f, x), want)
+    for d, batch, dtype in inputs.SHAPES:
+        (field, _), (f, gradient, _) = inputs.wave(d, generator), inputs.bump(d, generator)
+        x = inputs.normal(*batch, d, generator=generator).to(dtype)
+        want = (inputs.at_points(field, x.double()) * gradient(x.double())).sum(-1)
+        yield inputs.case(f"v_dot_grad(field, f, x) for x of shape {tuple(x.shape)}", dtype, attempt(field, f, x), want)
 
 
 @exercise.alternative
 def drift_by_forward_mode(field, f, x):
-    return _at_points(lambda p: torch.func.jvp(f, (p,), (field(p),))[1], x)
+    return inputs.at_points(lambda p: torch.func.jvp(f, (p,), (field(p),))[1], x)
 
 
 @exercise.alternative
@@ -424,7 +330,7 @@ def drift_by_autograd(field, f, x):
     "v and acts on f. The order matters: see the section “∇· is an operator”."
 )
 def divergence_times_f(field, f, x):
-    return _at_points(f, x) * divergence(field, x)
+    return inputs.at_points(f, x) * divergence(field, x)
 
 
 @exercise.mistake(
@@ -439,7 +345,7 @@ def divergence_of_product(field, f, x):
     "You summed the derivatives ∂f/∂xᵢ without their weights. Multiply each by the component vᵢ before summing."
 )
 def gradient_summed(field, f, x):
-    return _at_points(torch.func.grad(f), x).sum(-1)
+    return inputs.at_points(torch.func.grad(f), x).sum(-1)
 
 
 @exercise.mistake(
@@ -447,13 +353,13 @@ def gradient_summed(field, f, x):
     "faster flow changes f faster: leave v as it is."
 )
 def unit_speed(field, f, x):
-    v = _at_points(field, x)
+    v = inputs.at_points(field, x)
     return v_dot_grad(field, f, x) / v.norm(dim=-1)
 
 
 @exercise.mistake("The products vᵢ ∂f/∂xᵢ are right. Now sum them over the coordinates, the last axis.")
 def products_not_summed(field, f, x):
-    return _at_points(field, x) * _at_points(torch.func.grad(f), x)
+    return inputs.at_points(field, x) * inputs.at_points(torch.func.grad(f), x)
 
 
 @exercise.mistake(
@@ -465,7 +371,7 @@ def products_averaged(field, f, x):
 
 @exercise.mistake("You computed v f, the field times the function: nothing has been differentiated yet.")
 def nothing_differentiated(field, f, x):
-    return _at_points(lambda p: f(p) * field(p), x)
+    return inputs.at_points(lambda p: f(p) * field(p), x)
 
 
 @exercise.mistake(
@@ -473,7 +379,7 @@ def nothing_differentiated(field, f, x):
     "enters undifferentiated: field(p) @ gradient."
 )
 def jacobian_times_gradient(field, f, x):
-    return _at_points(lambda p: (torch.func.jacrev(field)(p) @ torch.func.grad(f)(p)).sum(), x)
+    return inputs.at_points(lambda p: (torch.func.jacrev(field)(p) @ torch.func.grad(f)(p)).sum(), x)
 
 
 # 4 ------------------------------------------------------------------------------------------------------------------
@@ -507,7 +413,7 @@ exercise = Exercise(
 
 def _polar_clothes(generator):
     """The polar components of a random Cartesian field (P, Q), and its divergence ∂P/∂x + ∂Q/∂y by hand."""
-    a, b, c, e = _normal(4, generator=generator).tolist()
+    a, b, c, e = inputs.normal(4, generator=generator).tolist()
 
     def cartesian(r, theta):
         x, y = r * torch.cos(theta), r * torch.sin(theta)
@@ -530,16 +436,16 @@ def _polar_clothes(generator):
 
 @exercise.check
 def _(attempt, generator):
-    k, m = _tenth(1, 3, 2, generator=generator).tolist()
-    r, theta = _uniform(0.5, 2.5, 5, generator=generator), _uniform(-3, 3, 5, generator=generator)
+    k, m = inputs.tenth(1, 3, 2, generator=generator).tolist()
+    r, theta = inputs.uniform(0.5, 2.5, 5, generator=generator), inputs.uniform(-3, 3, 5, generator=generator)
     got = attempt(lambda r, theta: k * r**2, lambda r, theta: m * r * torch.sin(theta), r, theta)
     yield Case(f"polar_divergence for v_r = {k:.1f}r², v_θ = {m:.1f}r sin θ", got, 3 * k * r + m * torch.cos(theta))
     for shape, dtype in ((5,), torch.float64), ((2, 3), torch.float64), ((4,), torch.float32):
-        r = _uniform(0.5, 2.5, *shape, generator=generator).to(dtype)
-        theta = _uniform(-3, 3, *shape, generator=generator).to(dtype)
+        r = inputs.uniform(0.5, 2.5, *shape, generator=generator).to(dtype)
+        theta = inputs.uniform(-3, 3, *shape, generator=generator).to(dtype)
         v_r, v_theta, want = _polar_clothes(generator)
         what = f"polar_divergence of a Cartesian field, rewritten in polar components, for r of shape {shape}"
-        yield _case(what, dtype, attempt(v_r, v_theta, r, theta), want(r.double(), theta.double()))
+        yield inputs.case(what, dtype, attempt(v_r, v_theta, r, theta), want(r.double(), theta.double()))
 
 
 @exercise.alternative
@@ -668,30 +574,33 @@ exercise = Exercise(
 
 @exercise.check
 def _(attempt, generator):
-    for d, batch, dtype in SHAPES:
-        field, jacobian = _wave(d, generator)
-        x = _normal(*batch, d, generator=generator).to(dtype)
-        yield _case(
-            f"trace_divergence(field, x) for x of shape {tuple(x.shape)}", dtype, attempt(field, x), _trace(jacobian(x))
+    for d, batch, dtype in inputs.SHAPES:
+        field, jacobian = inputs.wave(d, generator)
+        x = inputs.normal(*batch, d, generator=generator).to(dtype)
+        yield inputs.case(
+            f"trace_divergence(field, x) for x of shape {tuple(x.shape)}",
+            dtype,
+            attempt(field, x),
+            inputs.trace(jacobian(x)),
         )
-    C = _normal(3, 3, generator=generator)
-    x = _normal(4, 3, generator=generator).requires_grad_()
-    answer = attempt(_one_point(lambda p: torch.sin(C @ p), 3), x)
+    C = inputs.normal(3, 3, generator=generator)
+    x = inputs.normal(4, 3, generator=generator).requires_grad_()
+    answer = attempt(inputs.one_point(lambda p: torch.sin(C @ p), 3), x)
     # ∇·v = Σᵢ C_ii cos(Cx)ᵢ, so its gradient is −Σᵢ C_ii sin(Cx)ᵢ C_i·
     want = -((torch.sin(x.detach() @ C.T) * C.diagonal()) @ C)
     what = "the gradient by x of trace_divergence(field, x).sum()"
-    yield Case(what, _gradient(answer, x), want, alike=math.inf)
+    yield Case(what, inputs.gradient(answer, x), want, alike=math.inf)
 
 
 @exercise.alternative
 def trace_of_jacrev(field, x):
-    return torch.einsum("...ii->...", _at_points(torch.func.jacrev(field), x))
+    return torch.einsum("...ii->...", inputs.at_points(torch.func.jacrev(field), x))
 
 
 @exercise.alternative
 def forward_passes(field, x):
     basis = torch.eye(x.shape[-1], dtype=x.dtype)
-    return _at_points(lambda p: sum(torch.func.jvp(field, (p,), (e,))[1] @ e for e in basis), x)
+    return inputs.at_points(lambda p: sum(torch.func.jvp(field, (p,), (e,))[1] @ e for e in basis), x)
 
 
 @exercise.alternative
@@ -707,7 +616,7 @@ def classical_autograd(field, x):
     "the diagonal only, one pass for each i: see “Calling backward on the sum” where things go wrong."
 )
 def backward_with_ones(field, x):
-    return _at_points(torch.func.jacrev(field), x).sum((-2, -1))
+    return inputs.at_points(torch.func.jacrev(field), x).sum((-2, -1))
 
 
 @exercise.mistake(
@@ -715,7 +624,7 @@ def backward_with_ones(field, x):
     "axis."
 )
 def diagonal_not_summed(field, x):
-    return _at_points(torch.func.jacrev(field), x).diagonal(dim1=-2, dim2=-1)
+    return inputs.at_points(torch.func.jacrev(field), x).diagonal(dim1=-2, dim2=-1)
 
 
 @exercise.mistake(
@@ -738,7 +647,7 @@ def trace_averaged(field, x):
     "divergence needs ∂vᵢ/∂xᵢ, a pass for each component."
 )
 def column_sums(field, x):
-    return _at_points(torch.func.jacrev(field), x).sum(-2)
+    return inputs.at_points(torch.func.jacrev(field), x).sum(-2)
 
 
 @exercise.mistake(
@@ -746,7 +655,7 @@ def column_sums(field, x):
     "divergence, is the trace."
 )
 def determinant(field, x):
-    return torch.linalg.det(_at_points(torch.func.jacrev(field), x))
+    return torch.linalg.det(inputs.at_points(torch.func.jacrev(field), x))
 
 
 @exercise.mistake(
@@ -761,7 +670,7 @@ def summed_over_batch(field, x):
     "before it. Clear x.grad between the passes, or use torch.autograd.grad, which returns fresh gradients."
 )
 def gradients_pile_up(field, x):
-    return _at_points(torch.func.jacrev(field), x).triu().sum((-2, -1))
+    return inputs.at_points(torch.func.jacrev(field), x).triu().sum((-2, -1))
 
 
 # 6 ------------------------------------------------------------------------------------------------------------------
@@ -796,10 +705,10 @@ exercise = Exercise(
 
 @exercise.check
 def _(attempt, generator):
-    for d, batch, dtype in SHAPES:
-        f, _, laplacian = _bump(d, generator)
-        x = _normal(*batch, d, generator=generator).to(dtype)
-        yield _case(
+    for d, batch, dtype in inputs.SHAPES:
+        f, _, laplacian = inputs.bump(d, generator)
+        x = inputs.normal(*batch, d, generator=generator).to(dtype)
+        yield inputs.case(
             f"laplacian_by_gradient(f, x) for x of shape {tuple(x.shape)}", dtype, attempt(f, x), laplacian(x.double())
         )
 
@@ -820,7 +729,7 @@ def straight_lines(f, x):
         return torch.func.jvp(along, (p,), (e,))[1]
 
     basis = torch.eye(x.shape[-1], dtype=x.dtype)
-    return _at_points(lambda p: sum(second(p, e) for e in basis), x)
+    return inputs.at_points(lambda p: sum(second(p, e) for e in basis), x)
 
 
 @exercise.mistake(
@@ -828,7 +737,7 @@ def straight_lines(f, x):
     "differentiating the summed gradient gives; the Laplacian takes the diagonal, ∂²f/∂xᵢ², only."
 )
 def whole_hessian(f, x):
-    return _at_points(torch.func.hessian(f), x).sum((-2, -1))
+    return inputs.at_points(torch.func.hessian(f), x).sum((-2, -1))
 
 
 @exercise.mistake(
@@ -836,7 +745,7 @@ def whole_hessian(f, x):
     "left one differentiates what the right one made."
 )
 def gradient_squared(f, x):
-    return _at_points(torch.func.grad(f), x).square().sum(-1)
+    return inputs.at_points(torch.func.grad(f), x).square().sum(-1)
 
 
 @exercise.mistake(
@@ -849,19 +758,19 @@ def curvature_averaged(f, x):
 
 @exercise.mistake("You have ∂²f/∂x₁² alone. Every coordinate contributes its own second derivative: sum over all d.")
 def first_coordinate_only(f, x):
-    return _at_points(torch.func.hessian(f), x)[..., 0, 0]
+    return inputs.at_points(torch.func.hessian(f), x)[..., 0, 0]
 
 
 @exercise.mistake(
     "You summed the first derivatives ∂f/∂xᵢ. Each has to be differentiated once more, by the same coordinate."
 )
 def differentiated_once(f, x):
-    return _at_points(torch.func.grad(f), x).sum(-1)
+    return inputs.at_points(torch.func.grad(f), x).sum(-1)
 
 
 @exercise.mistake("The second derivatives are right. Sum them over the last axis: the Laplacian is one number a point.")
 def curvatures_not_summed(f, x):
-    return _at_points(torch.func.hessian(f), x).diagonal(dim1=-2, dim2=-1)
+    return inputs.at_points(torch.func.hessian(f), x).diagonal(dim1=-2, dim2=-1)
 
 
 @exercise.mistake(
@@ -912,7 +821,7 @@ COPIES, PROBES = 4000, 4  # how many estimates at one and the same point are mea
 
 def _statistics(name, estimate, generator, trace, var):
     """The mean and the variance of many estimates at one point, and whether the generator decides them."""
-    seed = _seed(generator)
+    seed = inputs.seed(generator)
     given = torch.Generator().manual_seed(seed)
     estimates, more, again = estimate(given), estimate(given), estimate(torch.Generator().manual_seed(seed))
     what = f"{name}, {COPIES} estimates of {PROBES} probes each at one point"
@@ -930,25 +839,25 @@ def _statistics(name, estimate, generator, trace, var):
 
 @exercise.check
 def _(attempt, generator):
-    for d, batch, dtype in SHAPES:  # signs estimate a diagonal Jacobian without error, for ε² = 1
-        c, x = _uniform(1, 2, d, generator=generator), _normal(*batch, d, generator=generator).to(dtype)
+    for d, batch, dtype in inputs.SHAPES:  # signs estimate a diagonal Jacobian without error, for ε² = 1
+        c, x = inputs.uniform(1, 2, d, generator=generator), inputs.normal(*batch, d, generator=generator).to(dtype)
         got = attempt(
-            _one_point(lambda p, c=c: torch.sin(c.to(p.dtype) * p), d),
+            inputs.one_point(lambda p, c=c: torch.sin(c.to(p.dtype) * p), d),
             x,
             3,
-            torch.Generator().manual_seed(_seed(generator)),
+            torch.Generator().manual_seed(inputs.seed(generator)),
         )
         want = (c * torch.cos(c * x.double())).sum(-1)
         what = f"rademacher_estimate of v = (sin c₁x₁, sin c₂x₂, …) for x of shape {tuple(x.shape)}"
-        yield _case(what, dtype, got, want)._replace(alike=math.inf)
-    M = _uniform(0.5, 1.5, 4, 4, generator=generator) + 4 * torch.eye(4, dtype=torch.float64)
-    x = _normal(4, generator=generator)
-    field, J = _one_point(lambda p: M @ p + torch.sin(p), 4), M + torch.cos(x).diag()
+        yield inputs.case(what, dtype, got, want)._replace(alike=math.inf)
+    M = inputs.uniform(0.5, 1.5, 4, 4, generator=generator) + 4 * torch.eye(4, dtype=torch.float64)
+    x = inputs.normal(4, generator=generator)
+    field, J = inputs.one_point(lambda p: M @ p + torch.sin(p), 4), M + torch.cos(x).diag()
     yield from _statistics(
         "rademacher_estimate",
         lambda generator: attempt(field, x.repeat(COPIES, 1), PROBES, generator),
         generator,
-        _trace(J),
+        inputs.trace(J),
         _sign_variance(J),
     )
 
@@ -961,20 +870,20 @@ def _sign_variance(J):
 
 def _quadratic(field, x, probe):
     """εᵀJε at every point, for a probe of the shape of x."""
-    return (torch.func.vjp(lambda x: _at_points(field, x), x)[1](probe)[0] * probe).sum(-1)
+    return (torch.func.vjp(lambda x: inputs.at_points(field, x), x)[1](probe)[0] * probe).sum(-1)
 
 
 @exercise.alternative
 def signs_by_forward_mode(field, x, probes, generator):
     signs = torch.rand((probes, *x.shape), generator=generator, dtype=x.dtype).sub(0.5).sign()
-    forward = [torch.func.jvp(lambda x: _at_points(field, x), (x,), (e,))[1] for e in signs]
+    forward = [torch.func.jvp(lambda x: inputs.at_points(field, x), (x,), (e,))[1] for e in signs]
     return (torch.stack(forward) * signs).sum(-1).mean(0)
 
 
 @exercise.alternative
 def signs_and_jacobian(field, x, probes, generator):
-    J = _at_points(torch.func.jacrev(field), x)
-    signs = _signs((*x.shape, probes), generator, x.dtype)
+    J = inputs.at_points(torch.func.jacrev(field), x)
+    signs = inputs.signs((*x.shape, probes), generator, x.dtype)
     return torch.einsum("...ik,...ij,...jk->...k", signs, J, signs).mean(-1)
 
 
@@ -1009,7 +918,7 @@ def normal_probes(field, x, probes, generator):
     "Your probes are the zeros and ones of torch.randint as they come. Turn them into signs: 2 · draw − 1 is −1 or +1."
 )
 def zeros_and_ones(field, x, probes, generator):
-    draws = [(_signs(x.shape, generator, x.dtype) + 1) / 2 for _ in range(probes)]
+    draws = [(inputs.signs(x.shape, generator, x.dtype) + 1) / 2 for _ in range(probes)]
     return sum(_quadratic(field, x, e) for e in draws) / probes
 
 
@@ -1032,7 +941,7 @@ def probes_summed(field, x, probes, generator):
     "the signs in the shape of x."
 )
 def one_probe_for_all(field, x, probes, generator):
-    draws = [_signs(x.shape[-1:], generator, x.dtype).expand(x.shape) for _ in range(probes)]
+    draws = [inputs.signs(x.shape[-1:], generator, x.dtype).expand(x.shape) for _ in range(probes)]
     return sum(_quadratic(field, x, e) for e in draws) / probes
 
 
@@ -1041,7 +950,7 @@ def one_probe_for_all(field, x, probes, generator):
     "be independent: draw the signs in the shape of x."
 )
 def one_sign_a_point(field, x, probes, generator):
-    draws = [_signs((*x.shape[:-1], 1), generator, x.dtype).expand(x.shape) for _ in range(probes)]
+    draws = [inputs.signs((*x.shape[:-1], 1), generator, x.dtype).expand(x.shape) for _ in range(probes)]
     return sum(_quadratic(field, x, e) for e in draws) / probes
 
 
@@ -1058,8 +967,8 @@ def single_probe(field, x, probes, generator):
     "point."
 )
 def products_kept_apart(field, x, probes, generator):
-    _, vjp = torch.func.vjp(lambda x: _at_points(field, x), x)
-    draws = [_signs(x.shape, generator, x.dtype) for _ in range(probes)]
+    _, vjp = torch.func.vjp(lambda x: inputs.at_points(field, x), x)
+    draws = [inputs.signs(x.shape, generator, x.dtype) for _ in range(probes)]
     return sum(vjp(e)[0] * e for e in draws) / probes
 
 
@@ -1075,8 +984,8 @@ def coordinates_averaged(field, x, probes, generator):
     "one side missing, even the diagonal averages out to zero."
 )
 def two_different_probes(field, x, probes, generator):
-    _, vjp = torch.func.vjp(lambda x: _at_points(field, x), x)
-    draws = [_signs((2, *x.shape), generator, x.dtype) for _ in range(probes)]
+    _, vjp = torch.func.vjp(lambda x: inputs.at_points(field, x), x)
+    draws = [inputs.signs((2, *x.shape), generator, x.dtype) for _ in range(probes)]
     return sum((vjp(e)[0] * other).sum(-1) for e, other in draws) / probes
 
 
@@ -1142,24 +1051,24 @@ exercise = Exercise(
 
 @exercise.check
 def _(attempt, generator):
-    for d, batch, dtype in SHAPES:  # here J − A is diagonal, and signs make no error
-        c, A = _uniform(1, 2, d, generator=generator), _normal(d, d, generator=generator)
-        x = _normal(*batch, d, generator=generator).to(dtype)
-        field = _one_point(lambda p, A=A, c=c: A.to(p.dtype) @ p + torch.sin(c.to(p.dtype) * p), d)
+    for d, batch, dtype in inputs.SHAPES:  # here J − A is diagonal, and signs make no error
+        c, A = inputs.uniform(1, 2, d, generator=generator), inputs.normal(d, d, generator=generator)
+        x = inputs.normal(*batch, d, generator=generator).to(dtype)
+        field = inputs.one_point(lambda p, A=A, c=c: A.to(p.dtype) @ p + torch.sin(c.to(p.dtype) * p), d)
         want = A.trace() + (c * torch.cos(c * x.double())).sum(-1)
-        got = attempt(field, A.to(dtype), x, 3, torch.Generator().manual_seed(_seed(generator)))
+        got = attempt(field, A.to(dtype), x, 3, torch.Generator().manual_seed(inputs.seed(generator)))
         what = f"with_control_variate of v = A x + (sin c₁x₁, sin c₂x₂, …) for x of shape {tuple(x.shape)}"
-        yield _case(what, dtype, got, want)._replace(alike=math.inf)
-    A, G = _uniform(2, 4, 4, 4, generator=generator), _uniform(0.5, 1.5, 4, 4, generator=generator)
-    x = _uniform(-0.5, 0.5, 4, generator=generator)
+        yield inputs.case(what, dtype, got, want)._replace(alike=math.inf)
+    A, G = inputs.uniform(2, 4, 4, 4, generator=generator), inputs.uniform(0.5, 1.5, 4, 4, generator=generator)
+    x = inputs.uniform(-0.5, 0.5, 4, generator=generator)
     rest = G * torch.cos(x)
     yield from _statistics(
         "with_control_variate",
         lambda generator: attempt(
-            _one_point(lambda p: A @ p + G @ torch.sin(p), 4), A, x.repeat(COPIES, 1), PROBES, generator
+            inputs.one_point(lambda p: A @ p + G @ torch.sin(p), 4), A, x.repeat(COPIES, 1), PROBES, generator
         ),
         generator,
-        _trace(A + rest),
+        inputs.trace(A + rest),
         _sign_variance(rest),
     )
 
@@ -1172,8 +1081,10 @@ def field_without_its_linear_part(field, A, x, probes, generator):
 @exercise.alternative
 def transposed_in_forward_mode(field, A, x, probes, generator):
     """εᵀAε = εᵀAᵀε: it does not matter from which side A is multiplied."""
-    signs = [_signs(x.shape, generator, x.dtype) for _ in range(probes)]
-    terms = [((torch.func.jvp(lambda x: _at_points(field, x), (x,), (e,))[1] - e @ A.T) * e).sum(-1) for e in signs]
+    signs = [inputs.signs(x.shape, generator, x.dtype) for _ in range(probes)]
+    terms = [
+        ((torch.func.jvp(lambda x: inputs.at_points(field, x), (x,), (e,))[1] - e @ A.T) * e).sum(-1) for e in signs
+    ]
     return A.diagonal().sum() + sum(terms) / probes
 
 
@@ -1295,42 +1206,45 @@ exercise = Exercise(
 
 def _linear_flow(d, t, x0, generator):
     """A linear field v = A x, which carries N(0, I) into N(0, M Mᵀ) with M = exp(tA) and x0 to M x0."""
-    A = _normal(d, d, generator=generator) / 2
+    A = inputs.normal(d, d, generator=generator) / 2
     M = torch.linalg.matrix_exp(t * A)
     zero, one = torch.zeros(d, dtype=torch.float64), torch.eye(d, dtype=torch.float64)
     before = torch.distributions.MultivariateNormal(zero, one).log_prob(x0)
     after = torch.distributions.MultivariateNormal(zero, M @ M.T).log_prob(x0 @ M.T)
-    return _one_point(lambda p: A.to(p.dtype) @ p, d), before, after
+    return inputs.one_point(lambda p: A.to(p.dtype) @ p, d), before, after
 
 
 def _cubic_sink(d, t, x0, generator):
     """The field −c u³ in turned coordinates u = U x: u(t) = u₀/√s and ∂u(t)/∂u₀ = s^(−3/2), with s = 1 + 2ctu₀²."""
-    U, c = torch.linalg.qr(_normal(d, d, generator=generator)).Q, _uniform(0.2, 0.6, d, generator=generator)
-    before = _normal(*x0.shape[:-1], generator=generator)
+    U, c = torch.linalg.qr(inputs.normal(d, d, generator=generator)).Q, inputs.uniform(0.2, 0.6, d, generator=generator)
+    before = inputs.normal(*x0.shape[:-1], generator=generator)
     after = before + 1.5 * torch.log(1 + 2 * c * t * (x0 @ U.T) ** 2).sum(-1)
-    return _one_point(lambda p: -U.T.to(p.dtype) @ (c.to(p.dtype) * (U.to(p.dtype) @ p) ** 3), d), before, after
+    return inputs.one_point(lambda p: -U.T.to(p.dtype) @ (c.to(p.dtype) * (U.to(p.dtype) @ p) ** 3), d), before, after
 
 
 def _chain(x0, generator):
     """The field (1, u₁, u₂, u₃u₄) in turned coordinates: u₃, its divergence, is a cubic in t, and log ρ of degree 4."""
-    U = torch.linalg.qr(_normal(4, 4, generator=generator)).Q
-    before, (a, b, c, _) = _normal(len(x0), generator=generator), (x0 @ U.T).unbind(-1)
+    U = torch.linalg.qr(inputs.normal(4, 4, generator=generator)).Q
+    before, (a, b, c, _) = inputs.normal(len(x0), generator=generator), (x0 @ U.T).unbind(-1)
 
     def field(p):
         u = U @ p
         return U.T @ torch.stack([torch.ones_like(u[0]), u[0], u[1], u[2] * u[3]])
 
-    return _one_point(field, 4), before, before - (c + b / 2 + a / 6 + 1 / 24)
+    return inputs.one_point(field, 4), before, before - (c + b / 2 + a / 6 + 1 / 24)
 
 
 @exercise.check
 def _(attempt, generator):
-    for (d, batch, dtype), make in zip(SHAPES, (_cubic_sink, _linear_flow, _cubic_sink, _cubic_sink)):
-        t, x0 = _tenth(0.4, 0.6, generator=generator).item(), _uniform(-1, 1, *batch, d, generator=generator)
+    for (d, batch, dtype), make in zip(inputs.SHAPES, (_cubic_sink, _linear_flow, _cubic_sink, _cubic_sink)):
+        t, x0 = (
+            inputs.tenth(0.4, 0.6, generator=generator).item(),
+            inputs.uniform(-1, 1, *batch, d, generator=generator),
+        )
         field, before, after = make(d, t, x0, generator)
         what = f"log_density_along(field, x0, log_density0, {t:.1f}, 6) for x0 of shape {tuple(x0.shape)}"
-        yield _case(what, dtype, attempt(field, x0.to(dtype), before.to(dtype), t, 6), after, tol=3e-5)
-    x0 = _uniform(-1, 1, 5, 4, generator=generator)
+        yield inputs.case(what, dtype, attempt(field, x0.to(dtype), before.to(dtype), t, 6), after, tol=3e-5)
+    x0 = inputs.uniform(-1, 1, 5, 4, generator=generator)
     field, before, after = _chain(x0, generator)
     what = (
         "log_density_along(field, x0, log_density0, 1.0, 10) of a chain that Runge–Kutta of fourth order solves exactly"
@@ -1340,7 +1254,7 @@ def _(attempt, generator):
 
 def _pair(field):
     """The rate of (x, log ρ) as one tensor, the log-density behind the coordinates."""
-    return lambda y: torch.cat([_at_points(field, y[..., :-1]), -divergence(field, y[..., :-1])[..., None]], -1)
+    return lambda y: torch.cat([inputs.at_points(field, y[..., :-1]), -divergence(field, y[..., :-1])[..., None]], -1)
 
 
 def _walk(rate, x0, log_density0, t, steps, step):
@@ -1372,7 +1286,7 @@ def volume_of_the_flow_map(field, x0, log_density0, t, steps):
             p = p + t / steps * _runge_kutta(field, p, t / steps)
         return p
 
-    return log_density0 - torch.linalg.slogdet(_at_points(torch.func.jacfwd(flow), x0)).logabsdet
+    return log_density0 - torch.linalg.slogdet(inputs.at_points(torch.func.jacfwd(flow), x0)).logabsdet
 
 
 @exercise.mistake(
@@ -1414,7 +1328,7 @@ def density_returned(field, x0, log_density0, t, steps):
 def rate_of_the_density(field, x0, log_density0, t, steps):
     def rate(y):
         x, log_density = y[..., :-1], y[..., -1:]
-        return torch.cat([_at_points(field, x), -log_density.exp() * divergence(field, x)[..., None]], -1)
+        return torch.cat([inputs.at_points(field, x), -log_density.exp() * divergence(field, x)[..., None]], -1)
 
     return _walk(rate, x0, log_density0, t, steps, _runge_kutta)
 
@@ -1434,7 +1348,7 @@ def euler(field, x0, log_density0, t, steps):
 def moved_too_early(field, x0, log_density0, t, steps):
     x, log_density, h = x0, log_density0, t / steps
     for _ in range(steps):
-        x = x + h * _at_points(field, x)
+        x = x + h * inputs.at_points(field, x)
         log_density = log_density - h * divergence(field, x)
     return log_density
 
@@ -1468,7 +1382,7 @@ def divergence_once_a_step(field, x0, log_density0, t, steps):
     x, log_density, h = x0, log_density0, t / steps
     for _ in range(steps):
         log_density = log_density - h * divergence(field, x)
-        x = x + h * _runge_kutta(lambda x: _at_points(field, x), x, h)
+        x = x + h * _runge_kutta(lambda x: inputs.at_points(field, x), x, h)
     return log_density
 
 
@@ -1483,6 +1397,6 @@ def start_forgotten(field, x0, log_density0, t, steps):
 def against_the_flow(field, x0, log_density0, t, steps):
     def rate(y):
         x = y[..., :-1]
-        return torch.cat([-_at_points(field, x), -divergence(field, x)[..., None]], -1)
+        return torch.cat([-inputs.at_points(field, x), -divergence(field, x)[..., None]], -1)
 
     return _walk(rate, x0, log_density0, t, steps, _runge_kutta)
