@@ -205,7 +205,7 @@ def newtonian_stress(
 ) -> Float[Tensor, "*batch d d"]:
     """The stress in a Newtonian fluid with the velocity gradient L: pressure, and friction in proportion to D.
 
-        σ = −p I + 2η D + (ζ − ⅔η)(tr D) I
+        stress = −pressure I + 2η D + (ζ − ⅔η)(tr D) I
 
     η is the `viscosity`, ζ the `bulk_viscosity`; where the fluid keeps its volume (tr D = 0), the last term is 0.
     The ⅔ is that of space; a flow in the plane, d = 2, is one in space that is the same at every height.
