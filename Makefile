@@ -14,11 +14,12 @@ book: $(READY)
 test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pytest --ignore=tests/test_exercises.py --ignore=tests/test_equations.py --ignore=tests/test_book.py
+	$(BIN)/pytest --ignore=tests/test_exercises.py --ignore=tests/test_equations.py --ignore=tests/test_book.py \
+		--ignore=tests/test_figures.py
 	$(BIN)/pytest tests/test_exercises.py
 	$(BIN)/pytest --nbval --nbval-cell-timeout=120 book
 	$(BIN)/pytest tests/test_equations.py
-	$(BIN)/pytest tests/test_book.py
+	$(BIN)/pytest tests/test_book.py tests/test_figures.py
 
 lab: $(READY)
 	$(BIN)/jupyter lab book

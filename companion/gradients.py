@@ -141,7 +141,7 @@ def gradient_descent(
 ) -> Float[Tensor, "points *batch d"]:
     """The path of gradient descent from `x0`, with the starting point: steps + 1 points along the first axis.
 
-        m ← momentum · m + ∇f(x),   x ← x − lr · m,   from m = 0
+        G ← momentum · G + ∇f(x),   x ← x − lr · G,   from G = 0
 
     Each point of a batch walks alone.  A learning rate too large for f is not an error: the path grows.
 
@@ -159,8 +159,8 @@ def gradient_descent(
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum: expected 0 ≤ momentum < 1, got {momentum!r}")
     slope = on_batch(torch.func.grad(_scalar(f)))
-    path, m = [x0], torch.zeros_like(x0)
+    path, G = [x0], torch.zeros_like(x0)
     for _ in range(steps):
-        m = momentum * m + slope(path[-1])
-        path.append(path[-1] - lr * m)
+        G = momentum * G + slope(path[-1])
+        path.append(path[-1] - lr * G)
     return torch.stack(path)

@@ -89,13 +89,18 @@ def moving_picture(figure: Figure, update: Callable[[int], object], frames: int,
     """
     if not alt.strip():
         raise ValueError("alt: expected a sentence that says what the moving picture shows, got none")
-    pictures = []
+    drawn = []
     for i in range(frames):
         update(i)
         figure.canvas.draw()
-        frame = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
+        drawn.append(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB"))
+    # One palette for all, or a thin line changes its colour from frame to frame.
+    samples = np.concatenate([np.asarray(drawn[i]) for i in (0, frames // 2, -1)])
+    palette = Image.fromarray(samples).quantize(32, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    pictures = []
+    for frame in drawn:
         buffer = io.BytesIO()
-        frame.quantize(32, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+        frame.quantize(palette=palette, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
         pictures.append(base64.b64encode(buffer.getvalue()).decode())
     plt.close(figure)
     page = (

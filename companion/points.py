@@ -42,6 +42,8 @@ def on_batch(fn: Callable[[Tensor], Tensor], at_once: int | None = None) -> Call
     """`fn` of one point `(d,)` as a function of `(*batch, d)`, for all points at once or for `at_once` of them."""
 
     def batched(x: Tensor) -> Tensor:
+        if x.ndim == 1:
+            return fn(x)  # one point needs no vmap, and some functions do not bear it
         points = x.reshape(-1, x.shape[-1])
         # Not every operation can be mapped over no points: an empty batch runs at one, whose value is dropped again.
         some = points if len(points) else points.new_zeros(1, points.shape[-1])

@@ -22,23 +22,56 @@
     return node;
   }
 
-  const number = (value) => (Math.abs(value) < 5e-5 ? 0 : value).toFixed(4).replace("-", "−");
+  function number(value) {
+    if (Number.isNaN(value)) return "–";
+    return (Math.abs(value) < 5e-5 ? 0 : value).toFixed(4).replace("-", "−");
+  }
+  const within = (value, low, high) => Math.min(high, Math.max(low, value));
 
-  /* A square board of half-width `limit` around the origin.  JSXGraph only draws: `handle` listens. */
-  function makeBoard(stage, label, limit) {
-    const host = element("div", { class: "jxgbox" });
+  /* n + 1 numbers from a to b. */
+  const steps = (a, b, n) => Array.from({ length: n + 1 }, (_, i) => a + ((b - a) * i) / n);
+
+  /* ∫ f from a to b */
+  const integral = (f, a, b) => JXG.Math.Numerics.GaussLegendre([a, b], f, { n: 16 });
+
+  /* A square board of half-width `limit` around the origin; or a flat one without axes that shows the window
+     `plot`, [left, top, right, bottom].  JSXGraph only draws: `handle` listens. */
+  function makeBoard(stage, label, limit, plot = null) {
+    const host = element("div", { class: plot ? "jxgbox flat" : "jxgbox" });
     stage.append(host);
     const text = { strokeColor: colour("faint"), highlight: false, fontSize: 12, display: "internal" };
     const axis = { strokeColor: colour("faint"), highlight: false, ticks: { strokeColor: colour("faint"), label: text,
       insertTicks: false, ticksDistance: 1, minorTicks: 0, majorHeight: 8, drawZero: false, highlight: false } };
     const board = JXG.JSXGraph.initBoard(host, {
-      boundingbox: [-limit, limit, limit, -limit], keepAspectRatio: true, axis: true, defaultAxes: { x: axis, y: axis },
-      title: label, showCopyright: false, showNavigation: false, showInfobox: false,
+      boundingbox: plot ?? [-limit, limit, limit, -limit], keepAspectRatio: !plot, axis: !plot,
+      defaultAxes: { x: axis, y: axis }, title: label, showCopyright: false, showNavigation: false, showInfobox: false,
       registerEvents: { pointer: false, keyboard: false, wheel: false, fullscreen: false, resize: true },
     });
     host.setAttribute("role", "group");
     boards.push(board);
     return board;
+  }
+
+  /* A place for a board with a line above it that says what the board shows. */
+  function titled(boards, title) {
+    return boards.appendChild(element("div", {}, element("p", { class: "hint" }, title)));
+  }
+
+  /* What JSXGraph would otherwise do to an element: name it, drag it, light it up. */
+  const PLAIN = { name: "", fixed: true, highlight: false };
+
+  /* Lines through the points of `list()`, [[[x, y], …], …], as one curve, with a fill where the look has one.
+     A line that is the same at every update says so: `needsRegularUpdate: false`. */
+  function lines(board, list, look) {
+    const curve = board.create("curve", [[], []], { ...PLAIN, lineCap: "round", ...look });
+    curve.updateDataArray = function () {
+      [this.dataX, this.dataY] = [[], []];
+      list().forEach((line, i) => {
+        if (i > 0) this.dataX.push(NaN), this.dataY.push(NaN);
+        for (const [x, y] of line) this.dataX.push(x), this.dataY.push(y);
+      });
+    };
+    return curve;
   }
 
   /* Make a drawn element movable: `state()` is what a drag starts from, `move(start, dx, dy)` where it leads. */
@@ -59,9 +92,12 @@
     for (const end of ["pointerup", "pointercancel"]) node.addEventListener(end, () => (from = null));
   }
 
-  /* A dot with a halo as wide as a finger, for mouse, touch and arrow keys. */
-  function handle(board, position, state, move) {
-    const look = { name: "", fixed: true, highlight: false, strokeWidth: 0, fillColor: colour("ink") };
+  const push = (move) => (from, right, up, fine) => move(from, (fine ? 0.01 : 0.1) * right, (fine ? 0.01 : 0.1) * up);
+
+  /* A dot with a halo as wide as a finger, for mouse, touch and arrow keys: `press(state, right, up, fine)` is what
+     a key does, with `right` and `up` −1, 0 or 1. */
+  function handle(board, position, state, move, press = push(move)) {
+    const look = { ...PLAIN, strokeWidth: 0, fillColor: colour("ink") };
     board.create("point", position, { ...look, size: 4.5 });
     const halo = board.create("point", position, { ...look, size: 17, fillOpacity: 0.14, strokeColor: colour("ink") });
     const node = halo.rendNode;
@@ -71,8 +107,7 @@
       const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
       if (!way) return;
       event.preventDefault(); // or the page scrolls
-      const step = event.shiftKey ? 0.01 : 0.1;
-      move(state(), step * way[0], step * way[1]);
+      press(state(), ...way, event.shiftKey);
     });
     node.setAttribute("tabindex", "0");
     node.setAttribute("role", "button");
@@ -81,18 +116,13 @@
 
   /* All arrows of a list [[x, y, dx, dy], …] as one curve; `list` is asked again at every update. */
   function arrows(board, list, look) {
-    const curve = board.create("curve", [[], []], { lineCap: "round", highlight: false, fixed: true, ...look });
-    curve.updateDataArray = function () {
-      [this.dataX, this.dataY] = [[], []];
-      for (const [x, y, dx, dy] of list()) {
-        const [tipX, tipY] = [x + dx, y + dy];
-        const head = Math.min(0.1, 0.4 * Math.hypot(dx, dy));
-        const [left, right] = [2.7, -2.7].map((turn) => Math.atan2(dy, dx) + turn);
-        this.dataX.push(x, tipX, NaN, tipX + head * Math.cos(left), tipX, tipX + head * Math.cos(right), NaN);
-        this.dataY.push(y, tipY, NaN, tipY + head * Math.sin(left), tipY, tipY + head * Math.sin(right), NaN);
-      }
+    const drawn = ([x, y, dx, dy]) => {
+      const [left, , right] = board.getBoundingBox();
+      const [head, turn] = [Math.min((right - left) / 56, 0.4 * Math.hypot(dx, dy)), Math.atan2(dy, dx)];
+      const barb = (side) => [x + dx + head * Math.cos(turn + side), y + dy + head * Math.sin(turn + side)];
+      return [[[x, y], [x + dx, y + dy]], [barb(2.7), [x + dx, y + dy], barb(-2.7)]];
     };
-    return curve;
+    return lines(board, () => list().flatMap(drawn), look);
   }
 
   function select(panel, label, options, choose) {
@@ -108,11 +138,12 @@
     panel.append(node);
   }
 
-  /* Named numbers; a screen reader hears them once they have come to rest. */
-  function readouts(panel, names) {
+  /* Named numbers; `main` are those that the figure compares.  A screen reader hears them once they have come to rest. */
+  function readouts(panel, names, main = [2, 3]) {
     const cells = names.map(() => element("dd"));
     const spoken = element("p", { class: "unseen", "aria-live": "polite" });
     panel.append(element("dl", {}, ...names.flatMap((name, i) => [element("dt", {}, name), cells[i]])), spoken);
+    for (const i of main) cells[i].classList.add("main"), cells[i].previousSibling.classList.add("main");
     let timer = null;
     return (values) => {
       cells.forEach((cell, i) => (cell.textContent = number(values[i])));
@@ -120,6 +151,12 @@
       if (timer !== null) clearTimeout(timer), (timer = setTimeout(rest, 700));
       else timer = 0; // nothing is said about the first drawing
     };
+  }
+
+  /* The colours' names, { out: …, in: … }, and what a hand can do. */
+  function legend(panel, names, hint) {
+    const key = Object.entries(names).map(([name, text]) => element("span", { class: name }, text));
+    panel.append(element("p", { class: "key" }, ...key), element("p", { class: "hint" }, hint));
   }
 
   /* Call step(t) with t from 0 to 1; with reduced motion only step(1).  Returns a function that stops it. */
@@ -147,5 +184,8 @@
   }
 
   window.courseFigures = {};
-  window.courseKit = { builders: {}, mount, colour, element, makeBoard, movable, handle, arrows, select, button, readouts, animate };
+  window.courseKit = {
+    builders: {}, mount, PLAIN, colour, element, within, steps, integral, makeBoard, titled, lines, arrows, movable, handle,
+    select, button, readouts, legend, animate,
+  };
 })();
