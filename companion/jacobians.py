@@ -5,12 +5,13 @@ Every `f` maps ONE point, shape `(d,)`, to a scalar `()`, a vector `(m,)` or a m
 """
 
 from collections.abc import Callable
+from numbers import Real
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from companion.points import BLOCK, check_points, check_value, on_batch, pull_back
+from companion.points import BLOCK, check_points, check_value, on_batch, per_block, pull_back
 
 
 def _checked(f: Callable) -> Callable:
@@ -62,7 +63,7 @@ def _by_rows(f: Callable, points: Tensor) -> Tensor:
 def _by_columns(f: Callable, points: Tensor) -> Tensor:
     """Forward mode: the directions w are the unit vectors of the inputs, one column of J each."""
     batched = on_batch(f)
-    per_pass = max(1, BLOCK // max(1, batched(points).numel() * points.element_size()))
+    per_pass = per_block(points, batched(points))
     w = torch.eye(points.shape[-1], dtype=points.dtype, device=points.device)[:, None].expand(-1, *points.shape)
     columns = torch.vmap(lambda w: torch.func.jvp(batched, (points,), (w,))[1], chunk_size=per_pass)
     return columns(w).movedim(0, -1)
@@ -74,7 +75,8 @@ def jacobian_by_rows(f: Callable[[Tensor], Tensor], x: Float[Tensor, "*batch d"]
         row i of J = ∇f_i
 
     This is what `jacobian` does, step by step and with autograd's own tools: m reverse passes over one graph.
-    The result carries a graph only where `x` or something inside `f` requires a gradient.
+    The result carries a graph only where `x` or something inside `f` requires a gradient.  At a single point it
+    needs no vmap, so it serves functions that cannot be mapped; it cannot itself stand inside vmap or jacfwd.
 
     Raises TypeError where `x` is not a floating-point tensor, ValueError where `x` has no point axis or `f` does not
     return a vector.  Source: Griewank and Walther, *Evaluating Derivatives*, chapter 3.
@@ -85,9 +87,9 @@ def jacobian_by_rows(f: Callable[[Tensor], Tensor], x: Float[Tensor, "*batch d"]
             [ 3., 16.]])
     """
     check_points(x)
-    create_graph = torch.is_grad_enabled() and on_batch(_checked(f))(x).requires_grad
-    with torch.enable_grad():
-        x = x if x.requires_grad else x.detach().requires_grad_()
+    create_graph = on_batch(_checked(f))(x).requires_grad
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x if x.requires_grad else x.clone().requires_grad_()
         y = on_batch(_checked(f))(x)
         if y.ndim != x.ndim:
             raise ValueError(f"f: expected a vector (m,) at one point, got shape {tuple(y.shape[x.ndim - 1 :])}")
@@ -154,8 +156,9 @@ def log_abs_det(f: Callable[[Tensor], Tensor], x: Float[Tensor, "*batch d"]) -> 
 
         log |det J|
 
-    It is −∞ where J is singular.  The sign of the determinant is not part of it: `torch.linalg.slogdet(J)` gives
-    both, and there the sign is +1, −1 (the map turns left hands into right hands) or 0 (J is singular).
+    It is −∞ where J is singular, and has no derivative there.  The sign of the determinant is not part of it:
+    `torch.linalg.slogdet(J)` gives both, and there the sign is +1, −1 (the map turns left hands into right hands)
+    or 0 (J is singular).  Half precision is computed in float32 and rounded.
 
     Raises what `jacobian` raises, and ValueError where `f` does not return a `(d,)` vector.
     Source: Golub and Van Loan, *Matrix Computations*, §3.2.
@@ -164,7 +167,8 @@ def log_abs_det(f: Callable[[Tensor], Tensor], x: Float[Tensor, "*batch d"]) -> 
     >>> log_abs_det(f, torch.tensor([1.0, 2.0])).exp().round()
     tensor(26.)
     """
-    return torch.linalg.slogdet(jacobian(lambda p: check_value(f(p), p, tuple(p.shape), "f"), x)).logabsdet
+    J = jacobian(lambda p: check_value(f(p), p, tuple(p.shape), "f"), x)
+    return torch.linalg.slogdet(J.to(torch.promote_types(J.dtype, torch.float32))).logabsdet.to(J.dtype)
 
 
 def strain_rate(L: Float[Tensor, "*batch d d"]) -> Float[Tensor, "*batch d d"]:
@@ -212,7 +216,7 @@ def newtonian_stress(
     The three are numbers, or tensors with a value for each matrix.  Units: Pa, with viscosities in Pa·s and L in 1/s.
 
     Raises TypeError or ValueError where `L` holds no square floating-point matrices, d is neither 2 nor 3, a
-    viscosity is negative or a parameter's shape is not that of the batch.
+    viscosity is negative or a parameter has another dtype than L or another shape than the batch.
     Source: Batchelor, *An Introduction to Fluid Dynamics*, §3.3.
 
     >>> newtonian_stress(torch.tensor([[0.0, 3.0], [0.0, 0.0]]), viscosity=0.5)
@@ -233,19 +237,21 @@ def newtonian_stress(
 
 def _square(L: Tensor) -> Tensor:
     """`L` itself, after making sure that it holds square floating-point matrices along its last two axes."""
-    check_points(L, "L")
-    if L.ndim < 2 or L.shape[-1] != L.shape[-2]:
+    if isinstance(L, Tensor) and (L.ndim < 2 or L.shape[-1] != L.shape[-2]):
         raise ValueError(f"L: expected shape (*batch, d, d), got {tuple(L.shape)}")
-    return L
+    return check_points(L, "L")
 
 
 def _parameter(value: float | Tensor, L: Tensor, name: str, at_least: float = -torch.inf) -> Tensor:
     """A number, or one for each matrix of L, ready to multiply the matrices."""
+    if not isinstance(value, Real | Tensor):
+        raise TypeError(f"{name}: expected a number or a tensor, got {type(value).__name__}")
     if isinstance(value, Tensor) and value.dtype != L.dtype:
         raise TypeError(f"{name}: expected {L.dtype} like L, got {value.dtype}")
     value = torch.as_tensor(value, dtype=L.dtype, device=L.device)
     if value.shape not in ((), L.shape[:-2]):
         raise ValueError(f"{name}: expected a number or shape {tuple(L.shape[:-2])}, got {tuple(value.shape)}")
     if not (value >= at_least).all():
-        raise ValueError(f"{name}: expected numbers ≥ {at_least:g}, got {value.min().item():g}")
+        wanted = f"numbers ≥ {at_least:g}" if at_least == 0 else "numbers"
+        raise ValueError(f"{name}: expected {wanted}, got {value.min().item():g}")
     return value[..., None, None]

@@ -53,6 +53,11 @@ def on_batch(fn: Callable[[Tensor], Tensor], at_once: int | None = None) -> Call
     return batched
 
 
+def per_block(points: Tensor, value: Tensor) -> int:
+    """How many passes over these points, with these values, fit a block of 1 MB (at least one)."""
+    return max(1, BLOCK // (max(1, points.numel(), value.numel()) * points.element_size()))
+
+
 def pull_back(fn: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor], int]:
     """Run `fn` once at all points of x, ready for reverse passes.
 
@@ -61,5 +66,4 @@ def pull_back(fn: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Callab
     """
     points = x.reshape(-1, x.shape[-1])
     value, vjp = torch.func.vjp(on_batch(fn), points)
-    largest = max(1, points.numel(), value.numel()) * x.element_size()
-    return value, torch.vmap(lambda u: vjp(u)[0]), max(1, BLOCK // largest)
+    return value, torch.vmap(lambda u: vjp(u)[0]), per_block(points, value)

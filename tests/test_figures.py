@@ -258,9 +258,12 @@ class Figure:
     def numbers(self, **changes) -> dict:
         return self.spec.numbers(**self.spec.rest | changes)[0]
 
-    def wait_for(self, value: str, number: float) -> None:
-        near = "([name, value, number]) => Math.abs(courseFigures[name].values()[value] - number) < 1e-9"
-        self.page.wait_for_function(near, arg=[self.name, value, number])
+    def wait_for(self, value: str, start: float, end: float) -> None:
+        """Waits until a value is on its way from start to end, and then until it has arrived."""
+        off = "([name, value, number]) => Math.abs(courseFigures[name].values()[value] - number)"
+        on_its_way = f"([name, value, start, end]) => [start, end].every((n) => ({off})([name, value, n]) > 1e-9)"
+        self.page.wait_for_function(on_its_way, arg=[self.name, value, start, end])
+        self.page.wait_for_function(f"(arg) => ({off})(arg) < 1e-9", arg=[self.name, value, end])
 
     def path(self, colour: str) -> str:
         """The curves drawn in a colour of the style sheet, as a selector."""
@@ -439,8 +442,7 @@ def test_shrinking_takes_its_time(in_motion):
     figure, (button, smallest, mean, _) = in_motion, SHRINKING[in_motion.name]
     before, end = figure.values()[mean], figure.numbers(**smallest)[mean]
     figure.root.get_by_role("button", name=button).click()
-    assert abs(figure.values()[mean] - end) > abs(before - end) / 2
-    figure.wait_for(mean, end)
+    figure.wait_for(mean, before, end)
 
 
 @only("gradients-slope")
@@ -457,9 +459,9 @@ def test_uphill_the_slope_is_the_length_of_the_gradient(figure):
 @only("gradients-slope")
 def test_turning_uphill_takes_its_time(in_motion):
     in_motion.put(angle=100)
+    before = in_motion.values()["slope"]
     in_motion.root.get_by_role("button", name="Turn uphill").click()
-    assert in_motion.values()["slope"] < 0
-    in_motion.wait_for("slope", math.hypot(0.5 / 3, -0.6))
+    in_motion.wait_for("slope", before, math.hypot(0.5 / 3, -0.6))
 
 
 @only("gradients-slope")

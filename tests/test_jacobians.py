@@ -814,8 +814,38 @@ def test_a_block_holds_as_many_points_and_passes_as_fit(monkeypatch):
     assert count(lambda: jacobian(fn, x))[0] == 3
     set_blocks(monkeypatch, passes=4 * 6 * 8 * 9, batch=2**40)
     assert count(lambda: jacobian(fn, x)) == (2, 0)  # 6 passes, four at a time
-    set_blocks(monkeypatch, passes=1, batch=2 * 6 * 8 * 1)
+    set_blocks(monkeypatch, passes=2 * 6 * 8 * 1, batch=2**40)
     assert count(lambda: jacobian(fn, x[:1], "forward")) == (0, 2)  # 4 passes, two at a time
+
+
+def test_a_block_counts_the_directions_too():
+    """2048 points of 64 numbers of 8 bytes are a block, and with one output alone 64 passes would fit."""
+    assert count(lambda: jacobian(lambda p: Sine.apply(p).sum(), points(2048, 64), "forward")) == (0, 64)
+
+
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_rows_in_inference_mode(batch):
+    """Nothing may be recorded there, so a row without its own graph would be zero."""
+    fn, x = random_network(0, 4, 3), points(*batch, 4)
+    want = jacobian(fn, x)
+    with torch.inference_mode():
+        assert_close(jacobian_by_rows(fn, x.clone()), want, tol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_has_a_volume(dtype):
+    x = torch.tensor([[1.0, 2.0], [3.0, 0.5]], dtype=dtype)
+    got = log_abs_det(lambda p: torch.stack([p[0] ** 2 + 2 * p[1], 3 * p[0] + 4 * p[1] ** 2]), x)
+    assert got.dtype == dtype
+    assert_close(got.double(), [math.log(26), math.log(18)], tol=torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("name", ["viscosity", "pressure", "bulk_viscosity"])
+@pytest.mark.parametrize("value", [None, "1", [1.0]])
+def test_parameters_that_are_no_numbers(name, value, own_errors):
+    options = {"viscosity": 1.0} | {name: value}
+    with pytest.raises(TypeError, match=rf"^{name}: expected a number or a tensor, got {type(value).__name__}$"):
+        newtonian_stress(torch.ones(2, 2), **options)
 
 
 @pytest.mark.parametrize("batch", [(11,), (2, 5), (), (0,), (1,)])
