@@ -179,7 +179,7 @@ SPECS = {
             {"x": x, "y": y, "angle": angle}
             for x, y, angle in [(0, 0, 0), (1, 1, 123), (-2.2, 1.7, 200.5), (0.9, -2.2, 301), (2.1, 2.2, 45)]
         ],
-        start={"surface": "hills", "x": 0.2, "y": -0.4, "angle": 80},
+        start={"surface": "hills", "x": 0.2, "y": -0.4, "angle": 10},
         rest={"surface": "bowl", "x": 0.5, "y": -0.6, "angle": -30},
         handles=[
             Handle(

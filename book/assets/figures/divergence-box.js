@@ -1,7 +1,8 @@
 /* A box in a vector field: its outward flux over its area, beside the divergence at its centre. */
 courseKit.builders["divergence-box"] = (stage) => {
   "use strict";
-  const { colour, element, makeBoard, movable, handle, arrows, select, button, readouts, animate } = courseKit;
+  const { PLAIN, colour, element, within, integral, makeBoard, movable, handle, arrows, select, button, readouts, legend, animate } =
+    courseKit;
   const [LIMIT, SMALLEST, GRIP] = [2.5, 0.05, 0.2]; // the box stays within ±LIMIT, the board leaves room for its arrows
 
   /* v is the field, div its divergence; fade < 1 evens out the background arrows of a field that grows steeply. */
@@ -25,7 +26,6 @@ courseKit.builders["divergence-box"] = (stage) => {
     const { v, div } = FIELDS[state.field];
     const [left, right] = [state.x - state.width / 2, state.x + state.width / 2];
     const [low, high] = [state.y - state.height / 2, state.y + state.height / 2];
-    const integral = (f, a, b) => JXG.Math.Numerics.GaussLegendre([a, b], f, { n: 16 });
     const flux =
       integral((y) => v(right, y)[0] - v(left, y)[0], low, high) + integral((x) => v(x, high)[1] - v(x, low)[1], left, right);
     const area = state.width * state.height;
@@ -74,18 +74,16 @@ courseKit.builders["divergence-box"] = (stage) => {
 
   const corner = (sx, sy) => [() => state.x + (sx * state.width) / 2, () => state.y + (sy * state.height) / 2];
   const grip = [() => corner(1, 1)[0]() + GRIP, () => corner(1, 1)[1]() + GRIP];
-  const plain = { fixed: true, highlight: false, name: "" };
   arrows(board, background, { strokeColor: colour("faint"), strokeWidth: 1.3 });
   const box = board.create("polygon", [corner(-1, -1), corner(1, -1), corner(1, 1), corner(-1, 1)], {
-    ...plain, fillColor: colour("ink"), fillOpacity: 0.06, vertices: { visible: false, ...plain },
-    borders: { ...plain, strokeColor: colour("ink"), strokeWidth: 2 },
+    ...PLAIN, fillColor: colour("ink"), fillOpacity: 0.06, vertices: { visible: false, ...PLAIN },
+    borders: { ...PLAIN, strokeColor: colour("ink"), strokeWidth: 2 },
   });
-  board.create("segment", [corner(1, 1), grip], { ...plain, strokeColor: colour("ink"), strokeWidth: 1.5 });
+  board.create("segment", [corner(1, 1), grip], { ...PLAIN, strokeColor: colour("ink"), strokeWidth: 1.5 });
   arrows(board, () => crossing(1), { strokeColor: colour("out"), strokeWidth: 2.4 });
   arrows(board, () => crossing(-1), { strokeColor: colour("in"), strokeWidth: 2.4 });
 
   /* ---- What moves it ---- */
-  const within = (value, low, high) => Math.min(high, Math.max(low, value));
   function set(change) {
     state = { ...state, ...change };
     for (const [centre, side] of [["x", "width"], ["y", "height"]]) {
@@ -117,12 +115,10 @@ courseKit.builders["divergence-box"] = (stage) => {
 
   const names = Object.fromEntries(Object.entries(FIELDS).map(([key, { name }]) => [key, name]));
   const chosen = select(panel, "Vector field", names, (field) => byHand({ field }));
-  const show = readouts(panel, ["Outward flux", "Area", "Flux ÷ area", "Divergence at centre", "Difference"]);
+  const show = readouts(panel, ["Outward flux", "Area", "Flux ÷ area", "Divergence at centre", "Difference"], [2, 3]);
   button(panel, "Shrink the box", shrink);
-  panel.append(
-    element("p", { class: "key" }, element("span", { class: "out" }, "flows out"), element("span", { class: "in" }, "flows in")),
-    element("p", { class: "hint" }, "Drag the box or its corner; or move a handle with the arrow keys, with Shift in small steps."),
-  );
+  const hint = "Drag the box or its corner; or move a handle with the arrow keys, with Shift in small steps.";
+  legend(panel, { out: "flows out", in: "flows in" }, hint);
 
   function draw() {
     const { flux, area, density, divergence } = values();

@@ -38,7 +38,7 @@ courseKit.builders["gradients-slope"] = (stage) => {
     },
   };
   /* As in the still picture; the angle is that of the direction, in degrees counter-clockwise from east. */
-  let state = { surface: "hills", x: 0.2, y: -0.4, angle: 80 };
+  let state = { surface: "hills", x: 0.2, y: -0.4, angle: 10 };
   let stopTurning = () => {};
 
   const radians = (degrees) => (degrees * Math.PI) / 180;
