@@ -597,6 +597,15 @@ def test_the_derivatives_of_a_constant_are_zero(name, constant):
     assert torch.equal(FUNCTIONS[name](constant, points(4, 3)), torch.zeros(result_shape(name, (4,)), dtype=F64))
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_one_point_bears_functions_that_branch(name):
+    def branching(p):
+        return (p**3).sum() if p[0] > 0 else p.sin().sum()
+
+    for x, branch in ((AT, lambda p: p.sin().sum()), (-AT, lambda p: (p**3).sum())):
+        assert_close(FUNCTIONS[name](branching, 0.1 * x), FUNCTIONS[name](branch, 0.1 * x), tol=1e-14)
+
+
 def test_linear_and_quadratic_functions():
     x, a, A = points(2, 3, seed=9), tensor([2.0, -1.0, 0.5]), points(3, 3, seed=10)
     assert_close(gradient(lambda p: a @ p, x), a.expand(2, 3))

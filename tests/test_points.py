@@ -135,6 +135,18 @@ def test_at_once_is_the_most_points_that_fn_sees(at_once, calls):
     assert len(seen) == calls
 
 
+@pytest.mark.parametrize("at_once", [None, 1, 4])
+def test_one_point_bears_functions_that_cannot_be_mapped(at_once):
+    def branching(p):
+        return p**2 if p.sum() > 0 else -p
+
+    f = on_batch(branching, at_once)
+    assert f(torch.tensor([1.0, 2.0])).tolist() == [1, 4]
+    assert f(torch.tensor([1.0, -2.0])).tolist() == [-1, 2]
+    with pytest.raises(RuntimeError, match="data-dependent control flow"):
+        f(torch.ones(2, 2))
+
+
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_some_at_a_time_can_be_differentiated_and_mapped(at_once):
     x = points(7, 3, seed=1)
