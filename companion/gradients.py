@@ -28,8 +28,8 @@ def gradient(f: Callable[[Tensor], Tensor], x: Float[Tensor, "*batch d"]) -> Flo
 
     One reverse pass gives all d of them.  Unit: that of `f` per unit of length.
 
-    Raises TypeError where `x` is not a floating-point tensor, ValueError where `x` has no point axis or `f` does
-    not return a scalar.  Source: Marsden and Tromba, *Vector Calculus*, §2.6.
+    Raises TypeError where `x` is not a floating-point tensor or `f` returns none of x's dtype, ValueError where `x`
+    has no point axis or `f` does not return a scalar.  Source: Marsden and Tromba, *Vector Calculus*, §2.6.
 
     >>> f = lambda p: p[0] ** 2 + p[0] * p[1] + p[2]
     >>> gradient(f, torch.tensor([-1.0, 2.0, 3.0]))
@@ -70,7 +70,7 @@ def directional_derivative(
     off = (length - 1).abs()
     if not (off <= torch.finfo(x.dtype).eps ** 0.5).all():
         raise ValueError(
-            f"direction: expected length 1, got {length.flatten()[off.argmax()]:.6g}; divide it by its norm()"
+            f"direction: expected length 1, got {length.flatten()[off.argmax()]:.9g}; divide it by its norm()"
         )
     return (gradient(f, x) * direction).sum(-1)
 

@@ -1221,31 +1221,31 @@ def transposes_multiplied(L, viscosity):
 # 9 ------------------------------------------------------------------------------------------------------------------
 
 
-def newton_solve(F, x0, steps):
-    """Newton's method for a system of equations F(x) = 0.
+def newton_solve(f, x0, steps):
+    """Newton's method for a system of equations f(x) = 0.
 
-        x ← x − J(x)⁻¹ F(x)
+        x ← x − J(x)⁻¹ f(x)
 
-    Near x the function is almost F(x) + J(x) s.  Each step jumps along the s that makes this zero.
+    Near x the function is almost f(x) + J(x) s.  Each step jumps along the s that makes this zero.
 
-    F: maps ONE point, shape (d,), to shape (d,).  x0: ONE point to start from, shape (d,).  steps:
+    f: maps ONE point, shape (d,), to shape (d,).  x0: ONE point to start from, shape (d,).  steps:
     how many steps to take.  Returns the last point, shape (d,).  The Jacobian at x is
-    torch.func.jacrev(F)(x), or what you wrote yourself; J is square and has an inverse.
+    torch.func.jacrev(f)(x), or what you wrote yourself; J is square and has an inverse.
     """
     x = x0
     for _ in range(steps):
-        J = torch.func.jacrev(F)(x)
-        x = x - torch.linalg.solve(J, F(x))
+        J = torch.func.jacrev(f)(x)
+        x = x - torch.linalg.solve(J, f(x))
     return x
 
 
 exercise = Exercise(
     newton_solve,
     hints=[
-        "Write one step first: the value F(x), the Jacobian J(x), and the step s with F(x) + J(x) s = 0.",
-        "J⁻¹ F is the solution s of the linear system J s = F(x), torch.linalg.solve(J, F(x)). Dividing "
+        "Write one step first: the value f(x), the Jacobian J(x), and the step s with f(x) + J(x) s = 0.",
+        "J⁻¹ f is the solution s of the linear system J s = f(x), torch.linalg.solve(J, f(x)). Dividing "
         "entry by entry is something else.",
-        "In a loop over range(steps): x = x - torch.linalg.solve(torch.func.jacrev(F)(x), F(x)). Both J and F are "
+        "In a loop over range(steps): x = x - torch.linalg.solve(torch.func.jacrev(f)(x), f(x)). Both J and f are "
         "taken anew at each x; return after the loop.",
     ],
 )
@@ -1255,7 +1255,7 @@ def _circle_and_line(generator):
     """x² + y² = a on the line y = bx, its formula, and Newton's steps by hand: the line is met in one step."""
     a, b, x, y = (inputs.tenth(low, high, generator=generator) for low, high in ((3, 9), (1.2, 2), (1.5, 2.5), (1, 3)))
 
-    def F(p):
+    def f(p):
         return torch.stack([p @ p - a, p[1] - b * p[0]])
 
     def point(steps):
@@ -1265,12 +1265,12 @@ def _circle_and_line(generator):
             at = new, b * new
         return torch.stack(at)
 
-    formula = f"F(x, y) = (x² + y² − {a:.1f}, y − {b:.1f}x)"
-    return inputs.one_point(F, 2, "F"), formula, torch.stack([x, y]), point
+    formula = f"f(x, y) = (x² + y² − {a:.1f}, y − {b:.1f}x)"
+    return inputs.one_point(f, 2, "f"), formula, torch.stack([x, y]), point
 
 
 def _mixed_roots(d, generator):
-    """F(x) = A ((Bx)² − r²), squared entry by entry; Newton's k-th point is B⁻¹ r coth(2ᵏ arcoth(z₀/r)), z₀ = Bx₀.
+    """f(x) = A ((Bx)² − r²), squared entry by entry; Newton's k-th point is B⁻¹ r coth(2ᵏ arcoth(z₀/r)), z₀ = Bx₀.
 
     For one number z² = r² Newton's step is z ← (z + r²/z)/2, and coth obeys coth 2u = (coth u + 1/coth u)/2.
     """
@@ -1279,41 +1279,41 @@ def _mixed_roots(d, generator):
     z0 = r * inputs.uniform(1.3, 2.5, d, generator=generator)
     x0 = torch.linalg.solve(B, z0)
 
-    def F(p):
+    def f(p):
         return A.to(p.dtype) @ ((B.to(p.dtype) @ p) ** 2 - r.to(p.dtype) ** 2)
 
     def point(steps):
         return torch.linalg.solve(B, r / torch.tanh(2**steps * torch.atanh(r / z0)))
 
-    return inputs.one_point(F, d, "F"), x0, point
+    return inputs.one_point(f, d, "f"), x0, point
 
 
 @exercise.check
 def _(attempt, generator):
-    F, formula, x0, point = _circle_and_line(generator)
+    f, formula, x0, point = _circle_and_line(generator)
     for steps in 1, 2:
         what = f"newton_solve of {formula} from ({x0[0]:.1f}, {x0[1]:.1f}) with steps = {steps}"
-        yield Case(what, attempt(F, x0, steps), point(steps))
+        yield Case(what, attempt(f, x0, steps), point(steps))
     for d, steps, dtype in (3, 1, torch.float64), (5, 3, torch.float64), (4, 2, torch.float32):
-        F, x0, point = _mixed_roots(d, generator)
+        f, x0, point = _mixed_roots(d, generator)
         what = f"newton_solve of {d} equations in {d} unknowns with steps = {steps}"
-        yield inputs.case(what, dtype, attempt(F, x0.to(dtype), steps), point(steps))
+        yield inputs.case(what, dtype, attempt(f, x0.to(dtype), steps), point(steps))
 
 
 @exercise.alternative
-def with_the_inverse(F, x0, steps):
+def with_the_inverse(f, x0, steps):
     x = x0.clone()
     for _ in range(steps):
-        x -= torch.linalg.inv(torch.func.jacfwd(F)(x)) @ F(x)
+        x -= torch.linalg.inv(torch.func.jacfwd(f)(x)) @ f(x)
     return x
 
 
 @exercise.alternative
-def step_as_a_recursion(F, x0, steps):
+def step_as_a_recursion(f, x0, steps):
     if steps == 0:
         return x0
-    J, value = torch.autograd.functional.jacobian(F, x0), F(x0)
-    return step_as_a_recursion(F, torch.linalg.solve(J, J @ x0 - value), steps - 1)
+    J, value = torch.autograd.functional.jacobian(f, x0), f(x0)
+    return step_as_a_recursion(f, torch.linalg.solve(J, J @ x0 - value), steps - 1)
 
 
 def _iterate(step, x0, steps):
@@ -1327,80 +1327,80 @@ def _iterate(step, x0, steps):
     "Your Jacobian is the transpose: row = equation, column = unknown. Only where J is symmetric does the difference "
     "not show."
 )
-def newton_transposed(F, x0, steps):
-    return _iterate(lambda x: -torch.linalg.solve(_jacobian(F, x).T, F(x)), x0, steps)
+def newton_transposed(f, x0, steps):
+    return _iterate(lambda x: -torch.linalg.solve(_jacobian(f, x).T, f(x)), x0, steps)
 
 
 @exercise.mistake(
-    "Your step has the wrong sign: you move away from the zero. F + J s = 0 gives s = −J⁻¹ F, so subtract."
+    "Your step has the wrong sign: you move away from the zero. f + J s = 0 gives s = −J⁻¹ f, so subtract."
 )
-def newton_uphill(F, x0, steps):
-    return _iterate(lambda x: torch.linalg.solve(_jacobian(F, x), F(x)), x0, steps)
+def newton_uphill(f, x0, steps):
+    return _iterate(lambda x: torch.linalg.solve(_jacobian(f, x), f(x)), x0, steps)
 
 
 @exercise.mistake(
-    "You divided F by the diagonal of J, each equation by the slope in its own unknown. Each equation holds several "
+    "You divided f by the diagonal of J, each equation by the slope in its own unknown. Each equation holds several "
     "unknowns: solve the linear system with the whole matrix."
 )
-def divided_by_the_diagonal(F, x0, steps):
-    return _iterate(lambda x: -F(x) / _jacobian(F, x).diagonal(), x0, steps)
+def divided_by_the_diagonal(f, x0, steps):
+    return _iterate(lambda x: -f(x) / _jacobian(f, x).diagonal(), x0, steps)
 
 
 @exercise.mistake(
     "The first step is right, but the later ones still use the Jacobian at x0. Newton's method takes it anew at each "
     "point: move that line into the loop."
 )
-def jacobian_frozen(F, x0, steps):
-    J = _jacobian(F, x0)
-    return _iterate(lambda x: -torch.linalg.solve(J, F(x)), x0, steps)
+def jacobian_frozen(f, x0, steps):
+    J = _jacobian(f, x0)
+    return _iterate(lambda x: -torch.linalg.solve(J, f(x)), x0, steps)
 
 
 @exercise.mistake(
-    "You subtracted Jᵀ F, a step of gradient descent on ½|F|². Newton's step is the solution s of J s = F."
+    "You subtracted Jᵀ f, a step of gradient descent on ½|f|². Newton's step is the solution s of J s = f."
 )
-def gradient_step(F, x0, steps):
-    return _iterate(lambda x: -F(x) @ _jacobian(F, x), x0, steps)
+def gradient_step(f, x0, steps):
+    return _iterate(lambda x: -f(x) @ _jacobian(f, x), x0, steps)
 
 
-@exercise.mistake("You multiplied F by J. Newton's step divides by the slope, J⁻¹ F: solve the linear system J s = F.")
-def multiplied_by_the_jacobian(F, x0, steps):
-    return _iterate(lambda x: -_jacobian(F, x) @ F(x), x0, steps)
+@exercise.mistake("You multiplied f by J. Newton's step divides by the slope, J⁻¹ f: solve the linear system J s = f.")
+def multiplied_by_the_jacobian(f, x0, steps):
+    return _iterate(lambda x: -_jacobian(f, x) @ f(x), x0, steps)
 
 
 @exercise.mistake(
     "You took one step too few. Does the loop start at 1, or do you return the point from before the last step?"
 )
-def one_step_too_few(F, x0, steps):
-    return newton_solve(F, x0, steps - 1)
+def one_step_too_few(f, x0, steps):
+    return newton_solve(f, x0, steps - 1)
 
 
 @exercise.mistake("You took one step too many: range(steps) already runs `steps` times.")
-def one_step_too_many(F, x0, steps):
-    return newton_solve(F, x0, steps + 1)
+def one_step_too_many(f, x0, steps):
+    return newton_solve(f, x0, steps + 1)
 
 
 @exercise.mistake(
     "You took one step, however many were asked for. Is the `return` inside the loop, or does each step start from x0 "
     "again?"
 )
-def returned_in_the_loop(F, x0, steps):
-    return newton_solve(F, x0, 1)
+def returned_in_the_loop(f, x0, steps):
+    return newton_solve(f, x0, 1)
 
 
-@exercise.mistake("You returned the last step −J⁻¹ F, which goes to zero. The point is asked for: add the step to x.")
-def step_for_point(F, x0, steps):
-    x = newton_solve(F, x0, steps - 1)
-    return -torch.linalg.solve(_jacobian(F, x), F(x))
+@exercise.mistake("You returned the last step −J⁻¹ f, which goes to zero. The point is asked for: add the step to x.")
+def step_for_point(f, x0, steps):
+    x = newton_solve(f, x0, steps - 1)
+    return -torch.linalg.solve(_jacobian(f, x), f(x))
 
 
 @exercise.mistake(
-    "You divided F by the column sums of J, what one backward pass on F(x).sum() leaves in x.grad. They mix all "
+    "You divided f by the column sums of J, what one backward pass on f(x).sum() leaves in x.grad. They mix all "
     "equations: take the whole Jacobian and solve."
 )
-def divided_by_column_sums(F, x0, steps):
-    return _iterate(lambda x: -F(x) / _jacobian(F, x).sum(0), x0, steps)
+def divided_by_column_sums(f, x0, steps):
+    return _iterate(lambda x: -f(x) / _jacobian(f, x).sum(0), x0, steps)
 
 
-@exercise.mistake("You returned F at the last point, which should come close to zero. The point itself is asked for.")
-def value_for_point(F, x0, steps):
-    return F(newton_solve(F, x0, steps))
+@exercise.mistake("You returned f at the last point, which should come close to zero. The point itself is asked for.")
+def value_for_point(f, x0, steps):
+    return f(newton_solve(f, x0, steps))

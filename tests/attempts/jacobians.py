@@ -23,7 +23,7 @@ VOLUME = "log_volume(f, x)"
 RATE = "determinant_rate(X, dX)"
 SQUARE = "matrix_square_gradient(x, weights)"
 STRESS = "viscous_stress(L, viscosity)"
-NEWTON = "newton_solve(F, x0, steps)"
+NEWTON = "newton_solve(f, x0, steps)"
 
 ATTEMPTS = [
     (
@@ -383,7 +383,7 @@ ATTEMPTS = [
         NEWTON,
         """x = x0.clone()
     for i in range(steps):
-        x = x - jacobian(F, x).inverse() @ F(x)
+        x = x - jacobian(f, x).inverse() @ f(x)
     return x""",
         "passed",
     ),
@@ -391,7 +391,7 @@ ATTEMPTS = [
         NEWTON,
         """x = x0
     for _ in range(steps):
-        dx = torch.linalg.lstsq(jacobian_by_rows(F, x), -F(x)[:, None]).solution[:, 0]
+        dx = torch.linalg.lstsq(jacobian_by_rows(f, x), -f(x)[:, None]).solution[:, 0]
         x = x + dx
     return x""",
         "passed",
@@ -400,7 +400,7 @@ ATTEMPTS = [
         NEWTON,
         """x = x0
     for _ in range(steps):
-        x = x - torch.linalg.solve(jacobian(F, x0), F(x))
+        x = x - torch.linalg.solve(jacobian(f, x0), f(x))
     return x""",
         "jacobian_frozen",
     ),
@@ -408,7 +408,7 @@ ATTEMPTS = [
         NEWTON,
         """x = x0
     for _ in range(steps):
-        x = x0 - torch.linalg.solve(jacobian(F, x0), F(x0))
+        x = x0 - torch.linalg.solve(jacobian(f, x0), f(x0))
     return x""",
         "returned_in_the_loop",
     ),
@@ -416,8 +416,8 @@ ATTEMPTS = [
         NEWTON,
         """x = x0
     for _ in range(steps):
-        J = torch.stack([vjp(F, x, e) for e in torch.eye(len(x), dtype=x.dtype)], 1)
-        x = x - torch.linalg.solve(J, F(x))
+        J = torch.stack([vjp(f, x, e) for e in torch.eye(len(x), dtype=x.dtype)], 1)
+        x = x - torch.linalg.solve(J, f(x))
     return x""",
         "newton_transposed",
     ),
@@ -425,7 +425,7 @@ ATTEMPTS = [
         NEWTON,
         """x = x0
     for _ in range(steps):
-        x = x + torch.linalg.solve(jacobian(F, x), F(x))
+        x = x + torch.linalg.solve(jacobian(f, x), f(x))
     return x""",
         "newton_uphill",
     ),
@@ -433,7 +433,7 @@ ATTEMPTS = [
         NEWTON,
         """x = x0
     for _ in range(1, steps):
-        x = x - torch.linalg.solve(jacobian(F, x), F(x))
+        x = x - torch.linalg.solve(jacobian(f, x), f(x))
     return x""",
         "one_step_too_few",
     ),
@@ -441,7 +441,7 @@ ATTEMPTS = [
         NEWTON,
         """x = x0
     for _ in range(steps):
-        x = x - F(x) / torch.diag(jacobian(F, x))
+        x = x - f(x) / torch.diag(jacobian(f, x))
     return x""",
         "divided_by_the_diagonal",
     ),
@@ -449,7 +449,7 @@ ATTEMPTS = [
         NEWTON,
         """x = x0
     for _ in range(steps):
-        x = x - vjp(F, x, F(x))
+        x = x - vjp(f, x, f(x))
     return x""",
         "gradient_step",
     ),
@@ -458,7 +458,7 @@ ATTEMPTS = [
         """x = x0.clone()
     for _ in range(steps):
         x = x.detach().requires_grad_()
-        y = F(x)
+        y = f(x)
         y.sum().backward()
         x = x - y / x.grad
     return x""",
@@ -468,14 +468,14 @@ ATTEMPTS = [
         NEWTON,
         """x = x0
     for _ in range(steps):
-        x = x - F(x) / jacobian(F, x)
+        x = x - f(x) / jacobian(f, x)
     return x""",
         None,
     ),
     (
         NEWTON,
         """for _ in range(steps):
-        x0 -= torch.linalg.solve(jacobian(F, x0), F(x0))
+        x0 -= torch.linalg.solve(jacobian(f, x0), f(x0))
     return x0""",
         None,
     ),
