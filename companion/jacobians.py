@@ -118,8 +118,7 @@ def jvp(
     >>> jvp(f, torch.tensor([1.0, 2.0]), torch.ones(2))
     tensor([ 4., 19.])
     """
-    check_points(x)
-    _check_like(v, x, "x")
+    _check_like(v, check_points(x), "x")
     return torch.func.jvp(on_batch(_checked(f)), (x,), (v,))[1]
 
 
@@ -213,7 +212,7 @@ def newtonian_stress(
 
     η is the `viscosity`, ζ the `bulk_viscosity`; where the fluid keeps its volume (tr D = 0), the last term is 0.
     The ⅔ is that of space; a flow in the plane, d = 2, is one in space that is the same at every height.
-    The three are numbers, or tensors with a value for each matrix.  Units: Pa, with viscosities in Pa·s and L in 1/s.
+    The parameters are numbers, or tensors with a value for each matrix.  Units: Pa, Pa·s for viscosities, 1/s for L.
 
     Raises TypeError or ValueError where `L` holds no square floating-point matrices, d is neither 2 nor 3, a
     viscosity is negative or a parameter has another dtype than L or another shape than the batch.
@@ -226,11 +225,9 @@ def newtonian_stress(
     D = strain_rate(L)
     if L.shape[-1] not in (2, 3):
         raise ValueError(f"L: expected matrices 2 × 2 or 3 × 3, got shape {tuple(L.shape)}")
-    eta, p, zeta = (
-        _parameter(viscosity, L, "viscosity", at_least=0.0),
-        _parameter(pressure, L, "pressure"),
-        _parameter(bulk_viscosity, L, "bulk_viscosity", at_least=0.0),
-    )
+    eta = _parameter(viscosity, L, "viscosity", at_least=0.0)
+    zeta = _parameter(bulk_viscosity, L, "bulk_viscosity", at_least=0.0)
+    p = _parameter(pressure, L, "pressure")
     trace = D.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
     return 2 * eta * D + ((zeta - 2 / 3 * eta) * trace - p) * torch.eye(L.shape[-1], dtype=L.dtype, device=L.device)
 
@@ -252,6 +249,5 @@ def _parameter(value: float | Tensor, L: Tensor, name: str, at_least: float = -t
     if value.shape not in ((), L.shape[:-2]):
         raise ValueError(f"{name}: expected a number or shape {tuple(L.shape[:-2])}, got {tuple(value.shape)}")
     if not (value >= at_least).all():
-        wanted = f"numbers ≥ {at_least:g}" if at_least == 0 else "numbers"
-        raise ValueError(f"{name}: expected {wanted}, got {value.min().item():g}")
+        raise ValueError(f"{name}: expected numbers{' ≥ 0' * (at_least == 0)}, got {value.min().item():g}")
     return value[..., None, None]

@@ -132,6 +132,15 @@ def test_mistake_is_named(exercise):
     assert (report.status, report.mistake, report.message) == ("failed", "divides_one", "Divide the sum.")
 
 
+def test_mistake_that_is_not_a_number_is_named(exercise):
+    @exercise.mistake("Half a sum needs no logarithm.")
+    def logarithm(x, y):
+        return (x - x.abs() - 1).log() + y  # NaN wherever x is
+
+    assert run(exercise, "return y + (x - 1 - x.abs()).log()").mistake == "logarithm"
+    assert run(exercise, "return torch.where(x > 0, x.log() * float('nan'), y)").mistake is None
+
+
 def test_mistake_that_stumbles_later_is_still_named(exercise):
     assert run(exercise, "return y.mul(torch.full((3,), 0.5).double()).add(x).to(x.dtype)").mistake == "divides_one"
     assert run(exercise, "return x @ torch.eye(3).double() + y / 2").mistake == "divides_one"

@@ -210,8 +210,9 @@ def _distance(a: Case, b: Case) -> float:
     """How far apart two answers to the same question are, in units of what counts as alike."""
     if not (isinstance(a.got, Tensor) and isinstance(b.got, Tensor) and a.got.shape == b.got.shape):
         return math.inf
-    error = _error(a.got, b.got).masked_fill(a.got == b.got, 0.0).nan_to_num(math.inf)  # ∞ − ∞ is NaN, and so the same
-    return error.max().item() / (a.tol if a.alike is None else a.alike)
+    same = (a.got == b.got) | (a.got.isnan() & b.got.isnan())  # ∞ − ∞ is NaN, and NaN is not equal to itself
+    error = _error(a.got, b.got).masked_fill(same, 0.0).double().nan_to_num(1e300)  # finite, as alike may be infinite
+    return error.max().item() / (a.alike or a.tol)
 
 
 EXERCISES: dict[str, Exercise] = {}
