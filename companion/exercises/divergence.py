@@ -19,10 +19,11 @@ from companion.exercises import _inputs as inputs
 def divergence_by_hand(x, y):
     """The divergence of v(x, y) = (x³y, y² sin x), worked out on paper.
 
-    Differentiate with pencil and paper, then write the result as a formula in x and y, without
-    autograd.
+    Differentiate with pencil and paper, then write the result as a formula in x and y,
+    without autograd.
 
-    x, y: tensors of one and the same shape.  Returns ∂P/∂x + ∂Q/∂y, a tensor of that shape.
+    x, y: tensors of one and the same shape.  Returns ∂P/∂x + ∂Q/∂y, a tensor of that
+    shape.
     """
     return 3 * x**2 * y + 2 * y * torch.sin(x)
 
@@ -125,15 +126,17 @@ def product_rule_too_many(x, y):
 
 
 def box_outflow(field, centre, h):
-    """The net outflow per area of a small square box of the plane, from the middle of each edge.
+    """The net outflow per area of a small square box of the plane, from the middle of
+    each edge.
 
-    The box has side h and the given centre (x, y), so its edges lie half a side away.  With the
-    field v = (P, Q) taken at the middle of each edge, the outflow through it is v·n times h, and
+    The box has side h and the given centre (x, y), so its edges lie half a side away.
+    With the field v = (P, Q) taken at the middle of each edge, the outflow through it
+    is v·n times h, and
 
         outflow / area = (P(right) − P(left) + Q(top) − Q(bottom)) / h
 
-    field: maps ONE point, shape (2,), to v there, shape (2,).  centre: shape (2,).  h: a number.
-    Returns a tensor of shape () and of centre's dtype.
+    field: maps ONE point, shape (2,), to v there, shape (2,).  centre: shape (2,).  h:
+    a number. Returns a tensor of shape () and of centre's dtype.
     """
     right, top = h / 2 * torch.eye(2, dtype=centre.dtype)
     across = field(centre + right)[0] - field(centre - right)[0]
@@ -277,16 +280,18 @@ def upward_subtracted(field, centre, h):
 
 
 def v_dot_grad(field, f, x):
-    """The operator v·∇ applied to a scalar function: how fast f changes for one who drifts with v.
+    """The operator v·∇ applied to a scalar function: how fast f changes for one who
+    drifts with v.
 
         (v·∇) f = Σᵢ vᵢ ∂f/∂xᵢ
 
-    field: maps ONE point, shape (d,), to v there, shape (d,).  f: maps ONE point to a scalar, shape
-    ().  x: points, shape (*batch, d), in any number of dimensions and with any batch axes.  Returns
-    shape (*batch).
+    field: maps ONE point, shape (d,), to v there, shape (d,).  f: maps ONE point to a
+    scalar, shape ().  x: points, shape (*batch, d), in any number of dimensions and
+    with any batch axes.  Returns shape (*batch).
 
-    One way: x.reshape(-1, d) puts the points below each other, torch.vmap(g) carries a function g
-    of one point over them, and .reshape(x.shape[:-1]) brings the batch axes back.
+    One way: x.reshape(-1, d) puts the points below each other, torch.vmap(g) carries a
+    function g of one point over them, and .reshape(x.shape[:-1]) brings the batch axes
+    back.
     """
     points = x.reshape(-1, x.shape[-1])
     drift = torch.vmap(lambda p: field(p) @ torch.func.grad(f)(p))(points)
@@ -386,13 +391,15 @@ def jacobian_times_gradient(field, f, x):
 
 
 def polar_divergence(v_r, v_theta, r, theta):
-    """The divergence of a field of the plane whose components are given along e_r and e_θ.
+    """The divergence of a field of the plane whose components are given along e_r and
+    e_θ.
 
         ∇·v = (1/r) ∂(r v_r)/∂r + (1/r) ∂v_θ/∂θ
 
-    v_r, v_theta: functions of (r, theta) that work elementwise on tensors.  r, theta: tensors of
-    one and the same shape (one axis or more), r > 0.  Returns a tensor of that shape.  Let autograd
-    differentiate; each entry of the result depends on its own r and theta only.
+    v_r, v_theta: functions of (r, theta) that work elementwise on tensors.  r, theta:
+    tensors of one and the same shape (one axis or more), r > 0.  Returns a tensor of
+    that shape.  Let autograd differentiate; each entry of the result depends on its own
+    r and theta only.
     """
     by_r = torch.func.grad(lambda s: (s * v_r(s, theta)).sum())(r)
     by_theta = torch.func.grad(lambda a: v_theta(r, a).sum())(theta)
@@ -543,12 +550,13 @@ def trace_divergence(field, x):
 
         ∇·v = Σᵢ ∂vᵢ/∂xᵢ = tr J,   J_ij = ∂vᵢ/∂x_j
 
-    Write it yourself, from what torch.func or torch.autograd gives: d reverse passes, d forward
-    passes or a whole Jacobian, as you like.  (The check cannot tell whether you called the
-    companion's divergence.  You can.)
+    Write it yourself, from what torch.func or torch.autograd gives: d reverse passes, d
+    forward passes or a whole Jacobian, as you like.  (The check cannot tell whether you
+    called the companion's divergence.  You can.)
 
-    field: maps ONE point, shape (d,), to v there, shape (d,).  x: shape (*batch, d).  Returns shape
-    (*batch), and can be differentiated again: a loss on a divergence has to reach x.
+    field: maps ONE point, shape (d,), to v there, shape (d,).  x: shape (*batch, d).
+    Returns shape (*batch), and can be differentiated again: a loss on a divergence has
+    to reach x.
     """
 
     def at(p):
@@ -681,9 +689,9 @@ def laplacian_by_gradient(f, x):
 
         Δf = ∇·(∇f) = Σᵢ ∂²f/∂xᵢ²
 
-    f: maps ONE point, shape (d,), to a scalar, shape ().  x: shape (*batch, d).  Returns shape
-    (*batch).  The gradient of f, torch.func.grad(f), is itself a field: it maps one point to a
-    vector.
+    f: maps ONE point, shape (d,), to a scalar, shape ().  x: shape (*batch, d).
+    Returns shape (*batch).  The gradient of f, torch.func.grad(f), is itself a field:
+    it maps one point to a vector.
     """
     gradient = torch.func.grad(f)
     points = x.reshape(-1, x.shape[-1])
@@ -792,9 +800,10 @@ def rademacher_estimate(field, x, probes, generator):
     One probe εₘ costs one reverse pass, whatever d is.  torch.randint(2, shape,
     generator=generator) draws zeros and ones.
 
-    field: maps ONE point, shape (d,), to v there, shape (d,).  x: shape (*batch, d); every point
-    gets probes of its own.  probes: their number k.  generator: a torch.Generator; all random
-    numbers come from it.  Returns shape (*batch) and x's dtype.
+    field: maps ONE point, shape (d,), to v there, shape (d,).  x: shape (*batch, d);
+    every point gets probes of its own.  probes: their number k.  generator: a
+    torch.Generator; all random numbers come from it.  Returns shape (*batch) and x's
+    dtype.
     """
     points = x.reshape(-1, x.shape[-1])
     _, vjp = torch.func.vjp(torch.vmap(field), points)
@@ -1017,16 +1026,18 @@ def exact_instead(field, x, probes, generator):
 
 
 def with_control_variate(field, A, x, probes, generator):
-    """A quieter estimate of the divergence, where v(x) = A x + g(x) and the matrix A is known.
+    """A quieter estimate of the divergence, where v(x) = A x + g(x) and the matrix A is
+    known.
 
         tr J ≈ tr A + (1/k) Σₘ εₘᵀ (J − A) εₘ,   entries of εₖ random signs
 
-    Only J − A, the part that is not known, is left to chance.  εᵀAε is called a control variate:
-    a random number whose mean, tr A, is known exactly.
+    Only J − A, the part that is not known, is left to chance.  εᵀAε is called a control
+    variate: a random number whose mean, tr A, is known exactly.
 
-    field: maps ONE point, shape (d,), to v there, A x included.  A: shape (d, d).  x: shape
-    (*batch, d); every point gets probes of its own.  probes: their number k.  generator: a
-    torch.Generator; all random numbers come from it.  Returns shape (*batch) and x's dtype.
+    field: maps ONE point, shape (d,), to v there, A x included.  A: shape (d, d).  x:
+    shape (*batch, d); every point gets probes of its own.  probes: their number k.
+    generator: a torch.Generator; all random numbers come from it.  Returns shape
+    (*batch) and x's dtype.
     """
     points = x.reshape(-1, x.shape[-1])
     _, vjp = torch.func.vjp(torch.vmap(field), points)
@@ -1162,16 +1173,18 @@ def log_density_along(field, x0, log_density0, t, steps):
 
         dx/dt = v(x),   d log ρ/dt = −∇·v(x)
 
-    Step both at once with the classical fourth-order Runge–Kutta method: `steps` steps of size
-    dt = t/steps, where y stands for the pair (x, log ρ) and F(y) for its two rates,
+    Step both at once with the classical fourth-order Runge–Kutta method: `steps` steps
+    of size dt = t/steps, where y stands for the pair (x, log ρ) and F(y) for its two
+    rates,
 
         k₁ = F(y),  k₂ = F(y + dt/2 k₁),  k₃ = F(y + dt/2 k₂),  k₄ = F(y + dt k₃)
         y ← y + dt/6 (k₁ + 2k₂ + 2k₃ + k₄)
 
     field: maps ONE point, shape (d,), to v there, shape (d,).  x0: shape (*batch, d).
-    log_density0: log ρ at x0 and time 0, shape (*batch).  t: a number.  steps: a whole number.
-    Returns log ρ at the particle's place at time t, shape (*batch).  You may use
-    divergence(field, x) of the chapter; torch.vmap(field) takes many points, shape (n, d), at once.
+    log_density0: log ρ at x0 and time 0, shape (*batch).  t: a number.  steps: a whole
+    number. Returns log ρ at the particle's place at time t, shape (*batch).  You may
+    use divergence(field, x) of the chapter; torch.vmap(field) takes many points, shape
+    (n, d), at once.
     """
 
     def velocity(x):

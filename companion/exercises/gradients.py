@@ -19,11 +19,11 @@ from companion.gradients import directional_derivative, gradient, gradient_desce
 def gradient_by_hand(x, y):
     """The gradient of f(x, y) = x² y + sin(x y), worked out on paper.
 
-    Differentiate with pencil and paper, then write the result as a formula in x and y, without
-    autograd.
+    Differentiate with pencil and paper, then write the result as a formula in x and y,
+    without autograd.
 
-    x, y: tensors of one and the same shape.  Returns (∂f/∂x, ∂f/∂y) along a new last axis, shape
-    (*shape, 2).
+    x, y: tensors of one and the same shape.  Returns (∂f/∂x, ∂f/∂y) along a new last
+    axis, shape (*shape, 2).
     """
     by_x = 2 * x * y + y * torch.cos(x * y)
     by_y = x**2 + x * torch.cos(x * y)
@@ -134,13 +134,14 @@ def square_without_factor(x, y):
 
 
 def central_difference(f, x, h):
-    """The gradient of a function at ONE point, estimated from values a step h away on both sides.
+    """The gradient of a function at ONE point, estimated from values a step h away on
+    both sides.
 
         ∂f/∂xᵢ ≈ (f(x + h eᵢ) − f(x − h eᵢ)) / (2h),   eᵢ the i-th unit vector
 
-    f: maps ONE point, shape (d,), to a scalar, shape ().  x: shape (d,).  h: a number, and not a
-    small one here: the check knows the quotient itself, with its error.  Returns the d quotients,
-    shape (d,).
+    f: maps ONE point, shape (d,), to a scalar, shape ().  x: shape (d,).  h: a number,
+    and not a small one here: the check knows the quotient itself, with its error.
+    Returns the d quotients, shape (d,).
     """
     steps = h * torch.eye(len(x), dtype=x.dtype)
     return torch.stack([(f(x + step) - f(x - step)) / (2 * h) for step in steps])
@@ -309,13 +310,14 @@ def step_added_to_the_value(f, x, h):
 
 
 def slope_along(f, x, direction):
-    """The slope of a function along a direction of any length: its change per unit of length.
+    """The slope of a function along a direction of any length: its change per unit of
+    length.
 
         D_e f = ∇f · e,   e = direction / |direction|
 
-    f: maps ONE point, shape (d,), to a scalar, shape ().  x: points, shape (*batch, d).  direction:
-    one for all points, shape (d,), of any length but 0.  Returns shape (*batch).  You may use
-    gradient(f, x) of the chapter.
+    f: maps ONE point, shape (d,), to a scalar, shape ().  x: points, shape (*batch, d).
+    direction: one for all points, shape (d,), of any length but 0.  Returns shape
+    (*batch).  You may use gradient(f, x) of the chapter.
     """
     return gradient(f, x) @ (direction / direction.norm())
 
@@ -443,9 +445,10 @@ def taylor2(f, x0, x):
 
         T(x) = f(x0) + ∇f(x0) · s + ½ sᵀ H(x0) s,   s = x − x0
 
-    f: maps ONE point, shape (d,), to a scalar, shape ().  x0, x: points, both of shape (*batch, d);
-    each x has an x0 of its own.  Returns shape (*batch).  You may use gradient(f, x) and
-    hessian(f, x) of the chapter; torch.vmap(f) takes many points, shape (n, d), at once.
+    f: maps ONE point, shape (d,), to a scalar, shape ().  x0, x: points, both of shape
+    (*batch, d); each x has an x0 of its own.  Returns shape (*batch).  You may use
+    gradient(f, x) and hessian(f, x) of the chapter; torch.vmap(f) takes many points,
+    shape (n, d), at once.
     """
     step = x - x0
     value = torch.vmap(f)(x0.reshape(-1, x0.shape[-1])).reshape(x0.shape[:-1])
@@ -612,15 +615,17 @@ def function_itself(f, x0, x):
 
 
 def neuron_backward(w, b, x, t):
-    """The gradient of a neuron's squared error by its weights and bias, by hand, without autograd.
+    """The gradient of a neuron's squared error by its weights and bias, by hand,
+    without autograd.
 
         z = w·x + b,   a = tanh z,   y = (a − t)²
 
-    Compute z and a on the way forward.  Then walk back: ∂y/∂a, from it ∂y/∂z, and from that ∂y/∂w
-    and ∂y/∂b.  (The check cannot tell whether you called autograd.  You can.)
+    Compute z and a on the way forward.  Then walk back: ∂y/∂a, from it ∂y/∂z, and from
+    that ∂y/∂w and ∂y/∂b.  (The check cannot tell whether you called autograd.  You
+    can.)
 
-    w, x: the weights and the input, shape (d,).  b, t: the bias and the target, shape ().
-    Returns ∂y/∂w₁, …, ∂y/∂w_d and last ∂y/∂b in one tensor of shape (d + 1,).
+    w, x: the weights and the input, shape (d,).  b, t: the bias and the target, shape
+    (). Returns ∂y/∂w₁, …, ∂y/∂w_d and last ∂y/∂b in one tensor of shape (d + 1,).
     """
     a = torch.tanh(w @ x + b)
     by_a = 2 * (a - t)
@@ -781,9 +786,10 @@ def normal_score(x, loc, cov):
 
         ∇ₓ log N(x; loc, cov) = −cov⁻¹ (x − loc)
 
-    x: points, shape (*batch, d).  loc: the mean, shape (d,).  cov: the covariance matrix, symmetric
-    and positive definite, shape (d, d).  Returns shape (*batch, d).  No autograd is needed;
-    torch.linalg.solve(cov, columns) is cov⁻¹ times columns of shape (*batch, d, 1).
+    x: points, shape (*batch, d).  loc: the mean, shape (d,).  cov: the covariance
+    matrix, symmetric and positive definite, shape (d, d).  Returns shape (*batch, d).
+    No autograd is needed; torch.linalg.solve(cov, columns) is cov⁻¹ times columns of
+    shape (*batch, d, 1).
     """
     columns = (x - loc)[..., None]
     return -torch.linalg.solve(cov, columns)[..., 0]
@@ -934,11 +940,12 @@ def log_density_returned(x, loc, cov):
 
 
 def gradients_one_by_one(f, xs):
-    """The gradients of a function at n points, each by a .backward() of its own on one leaf.
+    """The gradients of a function at n points, each by a .backward() of its own on one
+    leaf.
 
-    Make ONE leaf tensor of shape (d,) with requires_grad.  For each point: write the point into
-    the leaf under torch.no_grad(), call f(leaf).backward(), note leaf.grad, and clear it before the
-    next point.  (The check sees the result only.)
+    Make ONE leaf tensor of shape (d,) with requires_grad.  For each point: write the
+    point into the leaf under torch.no_grad(), call f(leaf).backward(), note leaf.grad,
+    and clear it before the next point.  (The check sees the result only.)
 
     f: maps ONE point, shape (d,), to a scalar, shape ().  xs: n points, shape (n, d).
     Returns the n gradients, shape (n, d).
@@ -1102,15 +1109,16 @@ def values_returned(f, xs):
 
 
 def contraction(A, lr):
-    """The factor by which one step of gradient descent shrinks the error of a quadratic, at worst.
+    """The factor by which one step of gradient descent shrinks the error of a
+    quadratic, at worst.
 
-        f(x) = ½ xᵀ A x,   x ← x − lr A x = (I − lr A) x,   worst factor maxᵢ |1 − lr λᵢ|
+        f(x) = ½ xᵀ A x,   x ← x − lr A x = (I − lr A) x,   at worst maxᵢ |1 − lr λᵢ|
 
-    The λᵢ are the eigenvalues of A, and the error is the distance from the minimum, |x|.  A factor
-    above 1 means that the walk runs away.
+    The λᵢ are the eigenvalues of A, and the error is the distance from the minimum,
+    |x|.  A factor above 1 means that the walk runs away.
 
-    A: symmetric positive definite matrices, shape (*batch, d, d).  lr: the learning rate, a number.
-    Returns shape (*batch).
+    A: symmetric positive definite matrices, shape (*batch, d, d).  lr: the learning
+    rate, a number. Returns shape (*batch).
     """
     eigenvalues = torch.linalg.eigvalsh(A)
     return (1 - lr * eigenvalues).abs().amax(-1)
@@ -1280,10 +1288,10 @@ def momentum_descent(f, x0, lr, momentum, steps):
 
         G ← momentum · G + ∇f(x),   x ← x − lr · G,   from G = 0 and x = x0
 
-    f: maps ONE point, shape (d,), to a scalar, shape ().  x0: where the walks start, shape
-    (*batch, d); each point walks alone.  lr, momentum: numbers.  steps: a whole number of steps.
-    Returns the points after the last step, shape (*batch, d).  You may use gradient(f, x) of the
-    chapter.
+    f: maps ONE point, shape (d,), to a scalar, shape ().  x0: where the walks start,
+    shape (*batch, d); each point walks alone.  lr, momentum: numbers.  steps: a whole
+    number of steps. Returns the points after the last step, shape (*batch, d).  You may
+    use gradient(f, x) of the chapter.
     """
     x, G = x0, torch.zeros_like(x0)
     for _ in range(steps):

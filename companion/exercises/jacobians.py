@@ -29,11 +29,12 @@ def _jacobian(f, x):
 def jacobian_by_hand(x, y):
     """The Jacobian of f(x, y) = (x²y, x + eʸ, sin(xy)), worked out on paper.
 
-    Three outputs and two inputs make a matrix of 3 rows and 2 columns.  Differentiate with pencil
-    and paper, then write each entry as a formula in x and y, without autograd.
+    Three outputs and two inputs make a matrix of 3 rows and 2 columns.  Differentiate
+    with pencil and paper, then write each entry as a formula in x and y, without
+    autograd.
 
-    x, y: tensors of one and the same shape.  Returns shape (*shape, 3, 2): at each point
-    J_ij = ∂fᵢ/∂x_j, row i = output, column j = input.
+    x, y: tensors of one and the same shape.  Returns shape (*shape, 3, 2): at each
+    point J_ij = ∂fᵢ/∂x_j, row i = output, column j = input.
     """
     first = torch.stack([2 * x * y, x**2], -1)
     second = torch.stack([torch.ones_like(x), torch.exp(y)], -1)
@@ -181,12 +182,12 @@ def rows_by_vjp(f, x):
 
         row i of J = eᵢᵀ J,   eᵢ = (0, …, 1, …, 0) with the 1 in place i
 
-    The weights eᵢ pick the output fᵢ, and the pass differentiates it by all inputs at once.  Take
-    torch.func.vjp or torch.autograd.grad for a pass, and leave jacrev and its like alone.  (The
-    check cannot tell which you called.  You can.)
+    The weights eᵢ pick the output fᵢ, and the pass differentiates it by all inputs at
+    once.  Take torch.func.vjp or torch.autograd.grad for a pass, and leave jacrev and
+    its like alone.  (The check cannot tell which you called.  You can.)
 
-    f: maps ONE point, shape (d,), to shape (m,).  x: ONE point, shape (d,).  Returns shape (m, d),
-    and can be differentiated again.
+    f: maps ONE point, shape (d,), to shape (m,).  x: ONE point, shape (d,).  Returns
+    shape (m, d), and can be differentiated again.
     """
     y, vjp = torch.func.vjp(f, x)
     weights = torch.eye(len(y), dtype=y.dtype, device=y.device)
@@ -329,10 +330,11 @@ def columns_by_jvp(f, x):
 
         column j of J = J e_j,   e_j = (0, …, 1, …, 0) with the 1 in place j
 
-    The direction e_j moves the input x_j alone, and the pass says how all outputs follow.  Take
-    torch.func.jvp for a pass, and leave jacfwd and its like alone.
+    The direction e_j moves the input x_j alone, and the pass says how all outputs
+    follow.  Take torch.func.jvp for a pass, and leave jacfwd and its like alone.
 
-    f: maps ONE point, shape (d,), to shape (m,).  x: ONE point, shape (d,).  Returns shape (m, d).
+    f: maps ONE point, shape (d,), to shape (m,).  x: ONE point, shape (d,).  Returns
+    shape (m, d).
     """
     directions = torch.eye(len(x), dtype=x.dtype, device=x.device)
     return torch.stack([torch.func.jvp(f, (x,), (w,))[1] for w in directions], -1)
@@ -462,15 +464,17 @@ def point_as_direction(f, x):
 
 
 def chain_vjp(f, g, x, u):
-    """A weighted gradient through two functions, f first and then g, without any Jacobian matrix.
+    """A weighted gradient through two functions, f first and then g, without any
+    Jacobian matrix.
 
         uᵀ J = (uᵀ J_g(f(x))) J_f(x),   J the Jacobian of x ↦ g(f(x))
 
-    Start from the left: a vector times a matrix is a vector again, by one reverse pass through g
-    and one through f.  This is backpropagation through two layers.
+    Start from the left: a vector times a matrix is a vector again, by one reverse pass
+    through g and one through f.  This is backpropagation through two layers.
 
-    f: maps ONE point, shape (d,), to shape (k,).  g: maps ONE point, shape (k,), to shape (m,).
-    x: ONE point, shape (d,).  u: a weight for each output of g, shape (m,).  Returns shape (d,).
+    f: maps ONE point, shape (d,), to shape (k,).  g: maps ONE point, shape (k,), to
+    shape (m,). x: ONE point, shape (d,).  u: a weight for each output of g, shape (m,).
+    Returns shape (d,).
     """
     y, back_through_f = torch.func.vjp(f, x)
     _, back_through_g = torch.func.vjp(g, y)
@@ -617,12 +621,12 @@ def log_volume(f, x):
 
         log |det J|
 
-    f may mirror space, where det J is negative, and it may have so many dimensions that det J is
-    too small or too large for a float64.
+    f may mirror space, where det J is negative, and it may have so many dimensions that
+    det J is too small or too large for a float64.
 
-    f: maps ONE point, shape (d,), to shape (d,).  x: points, shape (*batch, d), with any batch
-    axes.  Returns shape (*batch).  The Jacobian at one point p is torch.func.jacrev(f)(p), or what
-    you wrote yourself.
+    f: maps ONE point, shape (d,), to shape (d,).  x: points, shape (*batch, d), with
+    any batch axes.  Returns shape (*batch).  The Jacobian at one point p is
+    torch.func.jacrev(f)(p), or what you wrote yourself.
     """
     points = x.reshape(-1, x.shape[-1])
     J = torch.vmap(torch.func.jacrev(f))(points)
@@ -800,8 +804,8 @@ def determinant_rate(X, dX):
 
         (d/dt) det(X + t dX) at t = 0   is   det X · tr(X⁻¹ dX)
 
-    X, dX: matrices, shape (*batch, n, n), with any batch axes; each X has an inverse.  Returns
-    shape (*batch).
+    X, dX: matrices, shape (*batch, n, n), with any batch axes; each X has an inverse.
+    Returns shape (*batch).
     """
     trace = torch.linalg.solve(X, dX).diagonal(dim1=-2, dim2=-1).sum(-1)
     return torch.linalg.det(X) * trace
@@ -943,11 +947,11 @@ def matrix_square_gradient(x, weights):
 
         Σ_ij weights_ij y_ij,   y_ij = Σₘ x_im x_mj
 
-    This is what y.backward(weights) leaves in x.grad.  Write it with matrix products, without
-    autograd.
+    This is what y.backward(weights) leaves in x.grad.  Write it with matrix products,
+    without autograd.
 
-    x: one matrix, shape (n, n).  weights: shape (n, n).  Returns shape (n, n): entry (k, l) is the
-    derivative by x_kl.
+    x: one matrix, shape (n, n).  weights: shape (n, n).  Returns shape (n, n): entry
+    (k, l) is the derivative by x_kl.
     """
     return weights @ x.T + x.T @ weights
 
@@ -1089,12 +1093,12 @@ def viscous_stress(L, viscosity):
 
         τ = 2 η D,   D = ½ (L + Lᵀ),   L_ij = ∂vᵢ/∂x_j
 
-    This is the law of a fluid that keeps its volume.  Apply it as it stands, without a term for the
-    trace, to an L with a trace as well.  A fluid that only turns, with an antisymmetric L, has no
-    friction.
+    This is the law of a fluid that keeps its volume.  Apply it as it stands, without a
+    term for the trace, to an L with a trace as well.  A fluid that only turns, with an
+    antisymmetric L, has no friction.
 
-    L: velocity gradients, shape (*batch, d, d), with any batch axes.  viscosity: a number η ≥ 0.
-    Returns shape (*batch, d, d).
+    L: velocity gradients, shape (*batch, d, d), with any batch axes.  viscosity: a
+    number η ≥ 0. Returns shape (*batch, d, d).
     """
     D = (L + L.mT) / 2
     return 2 * viscosity * D
@@ -1226,11 +1230,13 @@ def newton_solve(f, x0, steps):
 
         x ← x − J(x)⁻¹ f(x)
 
-    Near x the function is almost f(x) + J(x) s.  Each step jumps along the s that makes this zero.
+    Near x the function is almost f(x) + J(x) s.  Each step jumps along the s that makes
+    this zero.
 
-    f: maps ONE point, shape (d,), to shape (d,).  x0: ONE point to start from, shape (d,).  steps:
-    how many steps to take.  Returns the last point, shape (d,).  The Jacobian at x is
-    torch.func.jacrev(f)(x), or what you wrote yourself; J is square and has an inverse.
+    f: maps ONE point, shape (d,), to shape (d,).  x0: ONE point to start from, shape
+    (d,).  steps: how many steps to take.  Returns the last point, shape (d,).  The
+    Jacobian at x is torch.func.jacrev(f)(x), or what you wrote yourself; J is square
+    and has an inverse.
     """
     x = x0
     for _ in range(steps):
