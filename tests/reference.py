@@ -66,3 +66,14 @@ def peak_memory(run):
         run()
     events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
     return max(itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
+
+
+# What no function takes for points: by name, with the error and words of its message.
+BAD_POINTS = {
+    "a list": ([1.0, 2.0], TypeError, ["expected a torch.Tensor", "got list"]),
+    "a number": (2.0, TypeError, ["expected a torch.Tensor", "got float"]),
+    "whole numbers": (torch.tensor([1, 2]), TypeError, ["floating-point tensor", "got torch.int64"]),
+    "booleans": (torch.tensor([True, False]), TypeError, ["floating-point tensor", "got torch.bool"]),
+    "no point axis": (torch.tensor(1.0), ValueError, ["(*batch, d)", "d ≥ 1", "got ()"]),
+    "no coordinates": (torch.ones(3, 0), ValueError, ["(*batch, d)", "d ≥ 1", "got (3, 0)"]),
+}

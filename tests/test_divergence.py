@@ -12,7 +12,7 @@ import sympy as sp
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import RandomField, assert_close, evaluate, peak_memory, points, seeded
+from reference import BAD_POINTS, RandomField, assert_close, evaluate, peak_memory, points, seeded
 from torch.autograd import gradcheck, gradgradcheck
 
 import companion.points
@@ -575,14 +575,6 @@ def test_flux_over_area_tends_to_the_divergence(seed):
 
 # --- what is refused, and with which words --------------------------------------------------------------------------
 
-BAD_POINTS = {
-    "a list": ([1.0, 2.0], TypeError, ["expected a torch.Tensor", "got list"]),
-    "a number": (2.0, TypeError, ["expected a torch.Tensor", "got float"]),
-    "whole numbers": (torch.tensor([1, 2]), TypeError, ["floating-point tensor", "got torch.int64"]),
-    "booleans": (torch.tensor([True, False]), TypeError, ["floating-point tensor", "got torch.bool"]),
-    "no point axis": (torch.tensor(1.0), ValueError, ["(*batch, d)", "d ≥ 1", "got ()"]),
-    "no coordinates": (torch.ones(3, 0), ValueError, ["(*batch, d)", "d ≥ 1", "got (3, 0)"]),
-}
 TAKES_POINTS = {
     "divergence: x": lambda x: divergence(lambda p: p, x),
     "hutchinson_divergence: x": lambda x: hutchinson_divergence(lambda p: p, x),

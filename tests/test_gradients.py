@@ -12,7 +12,7 @@ import sympy as sp
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import RandomField, assert_close, evaluate, peak_memory, points, seeded
+from reference import BAD_POINTS, RandomField, assert_close, evaluate, peak_memory, points, seeded
 from torch.autograd import gradcheck, gradgradcheck
 
 import companion.gradients
@@ -1092,14 +1092,6 @@ def test_a_walk_can_be_differentiated_by_what_it_walks_on():
 
 # --- what is refused, and with which words --------------------------------------------------------------------------
 
-BAD_POINTS = {
-    "a list": ([1.0, 2.0], TypeError, ["expected a torch.Tensor", "got list"]),
-    "a number": (2.0, TypeError, ["expected a torch.Tensor", "got float"]),
-    "whole numbers": (torch.tensor([1, 2]), TypeError, ["floating-point tensor", "got torch.int64"]),
-    "booleans": (torch.tensor([True, False]), TypeError, ["floating-point tensor", "got torch.bool"]),
-    "no point axis": (torch.tensor(1.0), ValueError, ["(*batch, d)", "d ≥ 1", "got ()"]),
-    "no coordinates": (torch.ones(3, 0), ValueError, ["(*batch, d)", "d ≥ 1", "got (3, 0)"]),
-}
 TAKES_POINTS = {
     "gradient: x": lambda x: gradient(square_sum, x),
     "directional_derivative: x": lambda x: directional_derivative(square_sum, x, torch.tensor([1.0, 0.0])),

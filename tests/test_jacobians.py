@@ -15,7 +15,7 @@ import sympy as sp
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from reference import RandomField, assert_close, evaluate, peak_memory, points, seeded
+from reference import BAD_POINTS, RandomField, assert_close, evaluate, peak_memory, points, seeded
 from torch.autograd import gradcheck, gradgradcheck
 
 import companion.jacobians
@@ -1167,14 +1167,6 @@ def test_the_gradient_of_a_velocity_field_needs_no_batch():
 
 # --- what is refused, and with which words ------------------------------------------------------------------------
 
-BAD_POINTS = {
-    "a list": ([1.0, 2.0], TypeError, ["expected a torch.Tensor", "got list"]),
-    "a number": (2.0, TypeError, ["expected a torch.Tensor", "got float"]),
-    "whole numbers": (torch.tensor([1, 2]), TypeError, ["floating-point tensor", "got torch.int64"]),
-    "booleans": (torch.tensor([True, False]), TypeError, ["floating-point tensor", "got torch.bool"]),
-    "no point axis": (torch.tensor(1.0), ValueError, ["(*batch, d)", "d ≥ 1", "got ()"]),
-    "no coordinates": (torch.ones(3, 0), ValueError, ["(*batch, d)", "d ≥ 1", "got (3, 0)"]),
-}
 TAKES_POINTS = {
     "jacobian": lambda x: jacobian(lambda p: p, x),
     "forward": lambda x: jacobian(lambda p: p, x, "forward"),
