@@ -1,6 +1,7 @@
-"""What every function of a point shares: `x` of shape `(*batch, d)`, and fields that know one point only."""
+"""What the companion's functions share: what they refuse, points `(*batch, d)`, fields that know one point only."""
 
 from collections.abc import Callable
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -36,6 +37,57 @@ def check_value(value: Tensor, x: Tensor, shape: tuple[int, ...] | None, name: s
     if value.dtype != x.dtype:
         raise TypeError(f"{name}: expected {x.dtype} like the point, got {value.dtype}")
     return value
+
+
+def require(name: str, value: Tensor, holds: Tensor, expected: str) -> None:
+    """Make sure that something holds of every number in `value`; the complaint shows the first of which it does not."""
+    if not holds.all():
+        raise ValueError(f"{name}: expected {expected}, got {value[~holds.expand_as(value)][0].item():.9g}")
+
+
+def check_alike(*, numbers: bool = False, **values: float | Tensor) -> list[Tensor]:
+    """The values, after making sure that they are floating-point tensors of one dtype and one shape.
+
+    With `numbers`, single numbers, plain or in a tensor, may stand among them; they come back as tensors too.
+    """
+    for name, value in values.items():
+        if not isinstance(value, Tensor | Real if numbers else Tensor):
+            raise TypeError(f"{name}: expected a torch.Tensor{' or a number' * numbers}, got {type(value).__name__}")
+        if isinstance(value, Tensor) and not value.is_floating_point():
+            raise TypeError(
+                f"{name}: expected a floating-point tensor, got {value.dtype}; write 1.0, or call .double()"
+            )
+    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    first = max(tensors, key=lambda name: tensors[name].ndim > 0, default="")  # the first that holds more than a number
+    like = tensors.get(first, torch.zeros(()))
+    for name, value in tensors.items():
+        if value.dtype != like.dtype:
+            raise TypeError(f"{name}: expected {like.dtype} like {first}, got {value.dtype}")
+        if value.shape != like.shape and not (numbers and value.ndim == 0):
+            raise ValueError(f"{name}: expected shape {tuple(like.shape)} like {first}, got {tuple(value.shape)}")
+    return [torch.as_tensor(value, dtype=like.dtype, device=like.device) for value in values.values()]
+
+
+def check_covariance(cov: Tensor, loc: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """The covariance, symmetric to the last digit and in its derivatives, and its Cholesky factor L, cov = L Lᵀ.
+
+    It has to be symmetric up to rounding, positive definite, and of a shape that goes with `loc`, `(*batch, d)`.
+    """
+    shape = (*loc.shape, loc.shape[-1])
+    if check_points(cov, name).shape != shape:
+        raise ValueError(f"{name}: expected shape {shape} beside a mean of {tuple(loc.shape)}, got {tuple(cov.shape)}")
+    if cov.dtype != loc.dtype:
+        raise TypeError(f"{name}: expected {loc.dtype} like the mean, got {cov.dtype}")
+    require(name, cov, cov.isfinite(), "finite numbers")
+    skew = (cov - cov.mT).abs().amax((-2, -1))
+    allowed = 100 * torch.finfo(cov.dtype).eps * cov.abs().amax((-2, -1))
+    require(name, skew, skew <= allowed, "a symmetric matrix, |Σ − Σᵀ| = 0 but for rounding")
+    cov = (cov + cov.mT) / 2
+    L, stopped = torch.linalg.cholesky_ex(cov)
+    if stopped.any():
+        smallest = torch.linalg.eigvalsh(cov.detach())[..., 0]
+        require(name, smallest, stopped == 0, "a positive definite matrix, its smallest eigenvalue > 0")
+    return cov, L
 
 
 def on_batch(fn: Callable[[Tensor], Tensor], at_once: int | None = None) -> Callable[[Tensor], Tensor]:
