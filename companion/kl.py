@@ -19,16 +19,16 @@ Numbers = float | Float[Tensor, "..."]
 def _gap(p: Numbers, q: Tensor, x: Tensor, log: Tensor) -> Tensor:
     """q − p − p log(q/p) ≥ 0: from x = q/p − 1 where p and q are close, else from log = log(q/p).
 
-    With s = x/(2 + x), log(1 + x) = 2(s + s³/3 + s⁵/5 + …) and x = 2s/(1 − s) = 2s + s x, so that
-    x − log(1 + x) = s x − 2s³(1/3 + s²/5 + s⁴/7 + …).  For |s| < 1/3, 17 terms are enough in float64.
+    With T = x/(2 + x), log(1 + x) = 2(T + T³/3 + T⁵/5 + …) and x = 2T + T x, so that
+    x − log(1 + x) = T x − 2T³(1/3 + T²/5 + T⁴/7 + …).  For |T| < 1/3, 17 terms are enough in float64.
     """
     near = (x > -0.5) & (x < 1)
     x = torch.where(near, x, 0.0)
-    s = x / (2 + x)
-    tail = torch.zeros_like(s)
+    T = x / (2 + x)
+    tail = torch.zeros_like(T)
     for k in range(16, -1, -1):
-        tail = tail * s**2 + 1 / (2 * k + 3)
-    return torch.where(near, p * (s * x - 2 * s**3 * tail), q - p - p * log)
+        tail = tail * T**2 + 1 / (2 * k + 3)
+    return torch.where(near, p * (T * x - 2 * T**3 * tail), q - p - p * log)
 
 
 def _log_ratio(a: Tensor, b: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ def kl_bernoulli(p: Numbers, q: Numbers, *, logits: bool = False) -> Float[Tenso
 def kl_normal(loc0: Numbers, scale0: Numbers, loc1: Numbers, scale1: Numbers) -> Float[Tensor, "..."]:
     """KL from one normal density to another, entry by entry.
 
-        KL(N₀‖N₁) = ½(t² + δ²) + t − log(1 + t),   t = (σ₀ − σ₁)/σ₁,   δ = (μ₀ − μ₁)/σ₁
+        KL(N₀‖N₁) = ½(K² + z²) + K − log(1 + K),   K = (σ₀ − σ₁)/σ₁,   z = (μ₀ − μ₁)/σ₁
 
     That is log(σ₁/σ₀) + (σ₀² + (μ₀ − μ₁)²)/(2σ₁²) − ½ without cancellation: its relative error stays below 10⁻⁶ in
     float32 and 10⁻¹² in float64, for any pair whose KL is neither too large nor too small for the dtype.
@@ -132,8 +132,8 @@ def kl_normal(loc0: Numbers, scale0: Numbers, loc1: Numbers, scale1: Numbers) ->
     for i, loc, scale in (0, loc0, scale0), (1, loc1, scale1):
         require(f"loc{i}", loc, loc.isfinite(), "finite numbers")
         require(f"scale{i}", scale, (scale > 0) & scale.isfinite(), "finite standard deviations > 0")
-    t, delta = (scale0 - scale1) / scale1, (loc0 - loc1) / scale1
-    return (t**2 + delta**2) / 2 + _gap(1.0, scale0 / scale1, t, _log_ratio(scale0, scale1))
+    K, z = (scale0 - scale1) / scale1, (loc0 - loc1) / scale1
+    return (K**2 + z**2) / 2 + _gap(1.0, scale0 / scale1, K, _log_ratio(scale0, scale1))
 
 
 def kl_multivariate_normal(
@@ -225,7 +225,7 @@ def kl_monte_carlo(
 def sparsity_penalty(activations: Float[Tensor, "*batch units"], target: float) -> Float[Tensor, ""]:
     """What keeps the units of a layer quiet: KL from the wanted to the measured share of activity, summed over units.
 
-        Σ_j KL(Bernoulli(ρ)‖Bernoulli(ρ̂_j)),   ρ the `target`,   ρ̂_j the mean of unit j over the batch
+        Σ_j KL(Bernoulli(target)‖Bernoulli(ā_j)),   ā_j the mean activation of unit j over the batch
 
     Raises TypeError where `activations` is not a floating-point tensor; ValueError where it is empty, has no batch
     axis or leaves [0, 1], or `target` is not inside (0, 1).  +∞ where a mean is 0 or 1.
@@ -243,9 +243,9 @@ def sparsity_penalty(activations: Float[Tensor, "*batch units"], target: float) 
 
 
 def ppo_clip(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, epsilon: float) -> Float[Tensor, "*batch"]:
-    """The clipped objective of PPO, to be maximised: nothing is gained by moving the ratio r further than ε from 1.
+    """The clipped objective of PPO, to be maximised: no gain from moving the ratio eˡ further than ε from 1.
 
-        min(r A, clip(r, 1 − ε, 1 + ε) A),   r = π(a|s)/π_old(a|s)
+        min(eˡ A, clip(eˡ, 1 − ε, 1 + ε) A),   ℓ = log π(a|s) − log π_old(a|s),   A the advantage
 
     A value for each action, whose log-probability is already summed over the action's dimensions.  No derivative
     reaches `old_log_prob` and `advantage`.  Raises TypeError or ValueError where the tensors differ in dtype or shape,
@@ -266,7 +266,7 @@ def ppo_kl_penalty(
 ) -> Float[Tensor, "*batch"]:
     """The penalised objective of PPO, to be maximised: each nat between the old policy and the new has its price λ.
 
-        r A − λ KL(π_old‖π),   r = π(a|s)/π_old(a|s)
+        eˡ A − λ KL(π_old‖π),   ℓ = log π(a|s) − log π_old(a|s)
 
     As for `ppo_clip`; `kl` is summed over the action's dimensions too, and λ is the `coefficient` ≥ 0.  Source: §4.
 
