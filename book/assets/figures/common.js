@@ -96,11 +96,23 @@
 
   /* A dot with a halo as wide as a finger, for mouse, touch and arrow keys: `press(state, right, up, fine)` is what
      a key does, with `right` and `up` −1, 0 or 1. */
-  function handle(board, position, state, move, press = push(move)) {
-    const look = { ...PLAIN, strokeWidth: 0, fillColor: colour("ink") };
+  function handle(board, position, state, move, press = push(move), tint = "ink") {
+    const look = { ...PLAIN, strokeWidth: 0, fillColor: colour(tint) };
     board.create("point", position, { ...look, size: 4.5 });
-    const halo = board.create("point", position, { ...look, size: 17, fillOpacity: 0.14, strokeColor: colour("ink") });
+    const halo = board.create("point", position, { ...look, size: 17, fillOpacity: 0.14, strokeColor: colour(tint) });
     const node = halo.rendNode;
+    node.addEventListener("pointerdown", (event) => { // where halos overlap, the nearest dot is meant
+      const off = (other) => {
+        const { left, top, width, height } = other.getBoundingClientRect();
+        return Math.hypot(event.clientX - left - width / 2, event.clientY - top - height / 2);
+      };
+      const all = [...board.containerObj.querySelectorAll("ellipse.handle")];
+      const nearest = all.reduce((best, other) => (off(other) < off(best) ? other : best), node);
+      if (nearest === node) return;
+      event.stopImmediatePropagation();
+      event.preventDefault();
+      nearest.dispatchEvent(new PointerEvent("pointerdown", event));
+    });
     movable(board, halo, state, move);
     node.addEventListener("pointerdown", () => node.focus({ preventScroll: true, focusVisible: false }));
     node.addEventListener("keydown", (event) => {
