@@ -1,19 +1,23 @@
 """The interactive figures: their numbers beside the companion's, and everything that mouse, finger and keys can do."""
 
 import math
+import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from playwright.sync_api import expect
+from torch.distributions import Normal
 
 from companion.divergence import divergence, flux
 from companion.gradients import directional_derivative, gradient
 from companion.jacobians import jacobian
+from companion.kl import kl_normal
 
 NUMBERS = {"rel": 0, "abs": 1e-6}
 SHOWN = {"rel": 0, "abs": 6e-5}  # four decimals
@@ -96,6 +100,35 @@ def square(map: str, x: float, y: float, side: float) -> tuple[dict, list]:
     return want, [*entries, trace, side, det, ratio, ratio - det]
 
 
+PAIRS = {
+    "gap": lambda p, q, log: p * log - p + q,
+    "textbook": lambda p, q, log: p * log,
+}
+LINE = torch.linspace(-20, 20, 100_001, dtype=torch.float64)
+
+
+def normal(loc: float, scale: float) -> Normal:
+    return Normal(*torch.tensor([loc, scale], dtype=torch.float64))
+
+
+def integrand(pair: str, p: Normal, q: Normal, x: torch.Tensor) -> torch.Tensor:
+    log_p, log_q = p.log_prob(x), q.log_prob(x)
+    return PAIRS[pair](log_p.exp(), log_q.exp(), log_p - log_q)
+
+
+def normals(pair: str, loc0: float, scale0: float, loc1: float, scale1: float) -> tuple[dict, list]:
+    """The values of the two normal densities, and what is shown of them; the symmetric ones by quadrature."""
+    p, q = normal(loc0, scale0), normal(loc1, scale1)
+    want = {"loc0": loc0, "scale0": scale0, "loc1": loc1, "scale1": scale1}
+    want["forward"], want["reverse"] = (kl_normal(a.loc, a.scale, b.loc, b.scale).item() for a, b in ((p, q), (q, p)))
+    log_p, log_q = p.log_prob(LINE), q.log_prob(LINE)
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    js = (log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)) / 2
+    want["js"] = torch.trapezoid(js, LINE).item()
+    want["tv"] = torch.trapezoid((log_p.exp() - log_q.exp()).abs(), LINE).item() / 2
+    return want, [*want.values()]
+
+
 # ---- What each figure can do ----
 
 
@@ -103,10 +136,11 @@ def square(map: str, x: float, y: float, side: float) -> tuple[dict, list]:
 class Handle:
     name: str
     changes: str  # the value that a drag to the upper right makes larger
-    lands: Callable  # where it comes to lie after such a drag, from its place, the pointer's and that of the middle
+    lands: Callable  # where it comes to lie after such a drag, from its place, the pointer's and that of its pivot
     keys: list[str]
     leads: dict  # the settings that the keys lead to
     says: str  # what a screen reader hears then
+    pivot: str = ""  # the handle that it turns or stretches about
 
 
 @dataclass
@@ -119,22 +153,34 @@ class Spec:
     start: dict
     rest: dict  # settings where every change shows in the numbers
     handles: list[Handle]
-    edge: dict  # where it comes to lie when it is sent far away to the lower right
+    edges: list[tuple[dict, dict]]  # settings far outside, and where it comes to lie when it is sent there
     orange: int  # how many curves are drawn in the colour "out"
 
 
-def at_the_pointer(place, pointer, middle):
+def at_the_pointer(place, pointer, pivot):
     return pointer
 
 
-def along_the_diagonal(place, pointer, middle):
+def along_the_diagonal(place, pointer, pivot):
     along = ((pointer[0] - place[0]) - (pointer[1] - place[1])) / 2  # on a screen y grows downwards
     return place[0] + along, place[1] - along
 
 
-def on_the_circle(place, pointer, middle):
-    scale = math.dist(place, middle) / math.dist(pointer, middle)
-    return tuple(m + scale * (p - m) for m, p in zip(middle, pointer))
+def on_the_circle(place, pointer, pivot):
+    scale = math.dist(place, pivot) / math.dist(pointer, pivot)
+    return tuple(m + scale * (p - m) for m, p in zip(pivot, pointer))
+
+
+def sideways(place, pointer, pivot):
+    return pointer[0], place[1]
+
+
+def one_width_from_the_peak(place, pointer, pivot):
+    """On the curve of a normal density, which gets lower as it gets wider."""
+    fall = 1 - math.exp(-1 / 2)  # from the peak to there, as a share of the peak's height
+    floor = pivot[1] + (place[1] - pivot[1]) / fall
+    lower = (place[0] - pivot[0]) / (pointer[0] - pivot[0])
+    return pointer[0], floor - lower * (floor - place[1])
 
 
 SPECS = {
@@ -167,7 +213,7 @@ SPECS = {
                 says="Area: 0.8000",
             ),
         ],
-        edge={"x": 2.0, "y": -2.1},
+        edges=[({"x": 9, "y": -9}, {"x": 2.0, "y": -2.1})],
         orange=1,
     ),
     "gradients-slope": Spec(
@@ -193,13 +239,14 @@ SPECS = {
             Handle(
                 "Direction",
                 changes="angle",
+                pivot="Hiker",
                 lands=on_the_circle,
                 keys=["ArrowUp", "ArrowLeft", "ArrowLeft", "Shift+ArrowDown", "Shift+ArrowRight", "ArrowRight"],
                 leads={"angle": -22},
                 says="Slope along the direction: 0.3793",
             ),
         ],
-        edge={"x": 2.2, "y": -2.2},
+        edges=[({"x": 9, "y": -9}, {"x": 2.2, "y": -2.2})],
         orange=2,
     ),
     "jacobians-square": Spec(
@@ -231,8 +278,64 @@ SPECS = {
                 says="Side of the square: 0.7900",
             ),
         ],
-        edge={"x": 2.2, "y": -2.2},
+        edges=[({"x": 9, "y": -9}, {"x": 2.2, "y": -2.2})],
         orange=2,
+    ),
+    "kl-normals": Spec(
+        page="kl",
+        choice="pair",
+        options=PAIRS,
+        numbers=normals,
+        states=[
+            {"loc0": loc0, "scale0": scale0, "loc1": loc1, "scale1": scale1}
+            for loc0, scale0, loc1, scale1 in [
+                *product([-3, 0.4], [0.2, 1.7], [0.4, 3], [0.2, 2]),
+                *[(0.4, 0.7, 0.4, 0.70001), (-1.2, 0.9, -1.3, 0.9), (1, 1.9, 1.5, 1.0), (0, 0.5, -0.1, 1.01)],
+            ]
+        ],
+        start={"pair": "gap", "loc0": -0.6, "scale0": 0.6, "loc1": 0.5, "scale1": 1.1},
+        rest={"pair": "gap", "loc0": -1.0, "scale0": 0.9, "loc1": 0.7, "scale1": 0.8},
+        handles=[
+            Handle(
+                "Mean of P",
+                changes="loc0",
+                lands=sideways,
+                keys=["ArrowRight", "ArrowUp", "Shift+ArrowLeft"],
+                leads={"loc0": -0.81},
+                says="Mean of P: −0.8100",
+            ),
+            Handle(
+                "Width of P",
+                pivot="Mean of P",
+                changes="scale0",
+                lands=one_width_from_the_peak,
+                keys=["ArrowLeft", "Shift+ArrowRight", "ArrowUp"],
+                leads={"scale0": 0.91},
+                says="KL(P‖Q): 2.2759",
+            ),
+            Handle(
+                "Mean of Q",
+                changes="loc1",
+                lands=sideways,
+                keys=["ArrowLeft", "Shift+ArrowUp", "ArrowDown"],
+                leads={"loc1": 0.51},
+                says="Mean of Q: 0.5100",
+            ),
+            Handle(
+                "Width of Q",
+                pivot="Mean of Q",
+                changes="scale1",
+                lands=one_width_from_the_peak,
+                keys=["ArrowRight", "Shift+ArrowDown", "ArrowUp"],
+                leads={"scale1": 0.99},
+                says="KL(Q‖P): 1.7936",
+            ),
+        ],
+        edges=[
+            ({"loc0": 9, "scale0": 9, "loc1": -9, "scale1": -9}, {"loc0": 3, "scale0": 2, "loc1": -3, "scale1": 0.2}),
+            ({"loc0": -9, "scale0": 0, "loc1": 9, "scale1": 9}, {"loc0": -3, "scale0": 0.2, "loc1": 3, "scale1": 2}),
+        ],
+        orange=3,
     ),
 }
 
@@ -243,7 +346,7 @@ class Figure:
     def __init__(self, page, name: str):
         self.page, self.name, self.spec = page, name, SPECS[name]
         self.root = page.locator(f"#live-{name}")
-        self.first = self.values()
+        self.first, self.chosen = self.values(), self.root.locator("select").input_value()
 
     def put(self, **settings) -> None:
         self.page.evaluate("([name, settings]) => courseFigures[name].set(settings)", [self.name, settings])
@@ -274,6 +377,31 @@ class Figure:
         """The frame about an element's shape, in the pixels of its board."""
         shape = self.root.locator(selector) if isinstance(selector, str) else selector
         return shape.evaluate("(e) => (({ x, y, width, height }) => ({ x, y, width, height }))(e.getBBox())")
+
+    def axis(self, board: int, letter: str) -> tuple[list[float], np.poly1d]:
+        """The numbers beside an axis of a flat board, and the line that takes pixels of the board to numbers."""
+        anchor = {"x": "middle", "y": "end"}[letter]
+        texts = self.root.locator(".flat").nth(board).locator(f"text[text-anchor={anchor}]")
+        marks = texts.evaluate_all(f"all => all.map((e) => [e.textContent, parseFloat(e.getAttribute('{letter}'))])")
+        read = [(float(text.replace("−", "-")), place) for text, place in marks if re.fullmatch(r"[−\d.]+", text)]
+        numbers, places = zip(*read)
+        line = np.poly1d(np.polyfit(places, numbers, 1))
+        assert line(places) == pytest.approx(numbers)
+        return [*numbers], line
+
+    def curve(self, board: int, colour: str) -> tuple[np.ndarray, np.ndarray]:
+        """The curve in a colour on a flat board, in the numbers beside its axes."""
+        path = self.root.locator(".flat").nth(board).locator(f"{self.path(colour)}:not([stroke-dasharray])")
+        places = np.array(re.findall(r"([-\d.e]+) ([-\d.e]+)", path.get_attribute("d")), dtype=float)
+        return tuple(self.axis(board, letter)[1](place) for letter, place in zip("xy", places.T))
+
+    def drag(self, name: str, right: float, up: float = 0) -> None:
+        """Takes a handle with the mouse, and lets it go so many pixels away."""
+        x, y = self.place(name)
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        self.page.mouse.move(x + right, y - up, steps=4)
+        self.page.mouse.up()
 
     def handle(self, name: str):
         return self.root.locator(f"[aria-label^='{name}']")
@@ -323,6 +451,7 @@ def only(*names: str) -> pytest.MarkDecorator:
 
 def test_figure_begins_where_the_image_stands(opened):
     assert opened.first == pytest.approx(opened.spec.numbers(**opened.spec.start)[0], **NUMBERS)
+    assert opened.chosen == opened.spec.start[opened.spec.choice]
 
 
 @each(lambda spec: spec.options)
@@ -345,29 +474,28 @@ def test_select_box_changes_the_figure(figure, item):
 
 
 def test_figure_keeps_within_its_bounds(figure):
-    figure.put(x=9, y=-9)
-    assert figure.values() == pytest.approx(figure.numbers(**figure.spec.edge), **NUMBERS)
+    for away, edge in figure.spec.edges:
+        figure.put(**away)
+        assert figure.values() == pytest.approx(figure.numbers(**edge), **NUMBERS)
 
 
 @pytest.mark.parametrize("by", ["mouse", "finger"])
 @each(lambda spec: spec.handles)
 def test_figure_follows_mouse_and_finger(figure, item, by):
+    figure.handle(item.name).scroll_into_view_if_needed()
     page, before, scrolled = figure.page, figure.values(), figure.page.evaluate("scrollY")
     x, y = figure.place(item.name)
-    middle = figure.place(figure.spec.handles[0].name)
+    there = item.lands((x, y), (x + 30, y - 40), figure.place(item.pivot or item.name))
     if by == "mouse":
-        page.mouse.move(x, y)
-        page.mouse.down()
-        page.mouse.move(x + 30, y - 40, steps=4)
-        page.mouse.up()
-        page.mouse.move(x + 38, y - 34)  # over the handle, but let go
+        figure.drag(item.name, right=30, up=40)
+        page.mouse.move(there[0] + 8, there[1] - 6)  # over the handle, but let go
     else:
         touch = page.context.new_cdp_session(page)
         path = [{"x": x + 6 * step, "y": y - 8 * step} for step in range(6)]
         for kind, points in [("Start", path[:1]), *(("Move", [point]) for point in path[1:]), ("End", [])]:
             touch.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
     assert figure.values()[item.changes] > before[item.changes] + 0.1
-    assert figure.place(item.name) == pytest.approx(item.lands((x, y), (x + 30, y - 40), middle), abs=1.5)
+    assert figure.place(item.name) == pytest.approx(there, abs=1.5)
     assert page.evaluate("scrollY") == scrolled
 
 
@@ -504,3 +632,149 @@ def test_parallelogram_is_the_image_of_a_linear_map(figure, map, same):
     true, linear = (figure.drawn(stretched.locator(figure.path(colour)).first) for colour in ("out", "in"))
     off = max(abs(true[side] - linear[side]) for side in true)
     assert off < 0.6 if same else off > 5
+
+
+TWO = {  # two normal densities: the colours of P and of Q, and whose number is which
+    "in": ("P", "loc0", "scale0"),
+    "out": ("Q", "loc1", "scale1"),
+}
+
+
+@only("kl-normals")
+@pytest.mark.parametrize("wide", [0.8, 0.25, 1.9])
+def test_densities_are_drawn_with_their_handles(figure, wide):
+    settings = figure.spec.rest | {"scale0": wide}
+    figure.put(**settings)
+    (_, to_x), (levels, to_y) = figure.axis(0, "x"), figure.axis(0, "y")
+    for colour, (name, loc, scale) in TWO.items():
+        at = normal(settings[loc], settings[scale])
+        x, y = figure.curve(0, colour)
+        assert x[[0, -1]] == pytest.approx([-7.5, 7.5], abs=0.01)
+        assert x[y.argmax()] == pytest.approx(settings[loc], abs=0.011)
+        assert y == pytest.approx(at.log_prob(torch.tensor(x)).exp().numpy(), abs=0.003 * max(levels))
+        for handle, place in (f"Mean of {name}", at.loc), (f"Width of {name}", at.loc + at.scale):
+            dot, height = figure.drawn(f"[aria-label^='{handle}']"), at.log_prob(place).exp().item()
+            assert to_x(dot["x"] + dot["width"] / 2) == pytest.approx(place.item(), abs=0.02)
+            assert to_y(dot["y"] + dot["height"] / 2) == pytest.approx(height, abs=0.01 * max(levels))
+            assert figure.handle(handle).get_attribute("fill") in figure.path(colour)
+
+
+@only("kl-normals")
+@pytest.mark.parametrize("pair", PAIRS)
+def test_areas_below_are_the_divergences(figure, pair):
+    """And in one pair of integrands no part of them is negative."""
+    p, q = (normal(figure.spec.rest[loc], figure.spec.rest[scale]) for _, loc, scale in TWO.values())
+    figure.root.locator("select").select_option(pair)
+    top = max(figure.axis(1, "y")[0])
+    for colour, (a, b), kl in [("in", (p, q), "forward"), ("out", (q, p), "reverse")]:
+        x, y = figure.curve(1, colour)
+        assert y == pytest.approx(integrand(pair, a, b, torch.tensor(x)).numpy(), abs=0.005 * top)
+        assert np.trapezoid(y, x) == pytest.approx(figure.values()[kl], rel=0.005)
+        assert y.min() > -1e-9 if pair == "gap" else y.min() < -0.02 * top
+        board, line = figure.root.locator(".flat").nth(1), figure.path(colour)
+        filled = board.locator(line.replace("stroke", "fill"))
+        assert figure.drawn(filled) == pytest.approx(figure.drawn(board.locator(line)), abs=0.6)
+
+
+@only("kl-normals")
+def test_divergences_are_integrals(figure):
+    for state in figure.spec.states:
+        figure.put(**state)
+        p, q = (normal(state[loc], state[scale]) for _, loc, scale in TWO.values())
+        for a, b, kl in (p, q, "forward"), (q, p, "reverse"):
+            area = torch.trapezoid(integrand("textbook", a, b, LINE), LINE).item()
+            assert figure.values()[kl] == pytest.approx(area, **NUMBERS)
+
+
+@only("kl-normals")
+@pytest.mark.parametrize("apart", [1e-8, 1e-3, 0.97])
+def test_divergences_keep_their_digits(figure, apart):
+    """Where the widths nearly agree, and where the series is longest."""
+    near = {"loc0": 0.0, "scale0": 1.0, "loc1": 0.0, "scale1": 1.0 + apart}
+    figure.put(**near)
+    for kl in ("forward", "reverse"):
+        assert figure.values()[kl] == pytest.approx(figure.numbers(**near)[kl], rel=1e-12, abs=0)
+
+
+@only("kl-normals")
+def test_equal_densities_do_not_diverge(figure):
+    figure.put(loc1=-1.0, scale1=0.9)
+    assert figure.shown()[4:] == [0, 0, 0, 0]
+
+
+@only("kl-normals")
+def test_swapping_turns_the_divergence_around(figure):
+    before = figure.values()
+    figure.root.get_by_role("button", name="Swap P and Q").click()
+    other = {"loc0": "loc1", "scale0": "scale1", "loc1": "loc0", "scale1": "scale0"}
+    other |= {"forward": "reverse", "reverse": "forward", "js": "js", "tv": "tv"}
+    assert figure.values() == pytest.approx({name: before[same] for name, same in other.items()}, abs=1e-12)
+    assert before["forward"] > before["reverse"] + 0.1
+
+
+@only("kl-normals")
+@pytest.mark.parametrize("pair", PAIRS)
+def test_scale_below_follows_the_integrands(figure, pair):
+    """What is drawn lies between the outermost lines, and fills nearly half of the room between them, or more."""
+    figure.put(pair=pair)
+    tops = set()
+    for state in figure.spec.states:
+        figure.put(**state)
+        bottom, *_, top = sorted(figure.axis(1, "y")[0])
+        heights = np.concatenate([figure.curve(1, colour)[1] for colour in TWO])
+        assert bottom == -top / 2
+        assert bottom - 1e-9 <= heights.min() <= heights.max() <= top + 1e-9
+        assert max(heights.max(), -2 * heights.min()) > 0.45 * top or top == 0.01
+        tops.add(top)
+    assert min(tops) == 0.01
+    assert max(tops) == 1000
+
+
+@only("kl-normals")
+@pytest.mark.parametrize(
+    ("handle", "across", "leads"),
+    [
+        ("Mean of P", -900, {"loc0": -3}),
+        ("Mean of Q", 900, {"loc1": 3}),
+        ("Width of P", -900, {"scale0": 0.2}),
+        ("Width of Q", 900, {"scale1": 2}),
+    ],
+)
+def test_hand_keeps_within_bounds(figure, handle, across, leads):
+    figure.handle(handle).scroll_into_view_if_needed()
+    figure.drag(handle, across)
+    assert figure.values() == pytest.approx(figure.numbers(**leads), **NUMBERS)
+
+
+@only("kl-normals")
+@pytest.mark.parametrize(("handle", "moves"), [("Width of P", "scale0"), ("Mean of Q", "loc1")])
+def test_hand_takes_the_nearest_of_two_handles(figure, handle, moves):
+    figure.put(loc0=-0.5, scale0=0.8, loc1=0.4, scale1=1.3)  # one dot lies on the halo of the other
+    figure.handle(handle).scroll_into_view_if_needed()
+    assert math.dist(figure.place("Width of P"), figure.place("Mean of Q")) < 15
+    before = figure.values()
+    figure.drag(handle, 30)
+    changed = [name for name, value in figure.values().items() if value != before[name]]
+    assert changed == [moves, "forward", "reverse", "js", "tv"]
+    expect(figure.handle(handle)).to_be_focused()
+
+
+@pytest.fixture
+def on_a_phone(figure):
+    """The figure as wide as a phone."""
+    drawing = figure.root.locator(".flat svg").last.element_handle()
+    figure.page.set_viewport_size({"width": 390, "height": 844})
+    figure.page.wait_for_function("(svg) => svg.getBoundingClientRect().width < 390", arg=drawing)
+    yield figure
+    figure.page.set_viewport_size({"width": 1280, "height": 900})
+    figure.page.wait_for_function("(svg) => svg.getBoundingClientRect().width > 390", arg=drawing)
+
+
+@only("kl-normals")
+def test_numbers_beside_the_axes_stay_on_a_phone(on_a_phone):
+    on_a_phone.put(loc1=-1.0, scale1=0.9)  # the smallest scale has the longest numbers
+    outside = """(all) => all.filter((text) => {
+        const [a, b] = [text, text.closest(".flat")].map((e) => e.getBoundingClientRect());
+        return a.left < b.left || a.right > b.right || a.top < b.top || a.bottom > b.bottom;
+    }).map((text) => text.textContent)"""
+    assert on_a_phone.root.locator(".flat text").evaluate_all(outside) == []

@@ -1,8 +1,9 @@
 /* Two normal densities, P and Q; below, the integrands whose areas are KL(P‖Q) and KL(Q‖P). */
 courseKit.builders["kl-normals"] = (stage) => {
   "use strict";
-  const { PLAIN, colour, element, within, steps, integral, makeBoard, titled, lines, handle, select, button, readouts, legend } =
-    courseKit;
+  const {
+    PLAIN, colour, element, within, steps, integral, makeBoard, titled, lines, handle, select, button, readouts, legend,
+  } = courseKit;
   const [LIMIT, NARROWEST, WIDEST] = [3, 0.2, 2]; // of the means; of the widths
   const EDGE = 7.5; // of what is drawn
 
@@ -89,7 +90,8 @@ courseKit.builders["kl-normals"] = (stage) => {
   stage.classList.add("wide", "stacked");
   stage.append(boards, panel);
   const [left, right] = [-EDGE - 2.3, EDGE + 0.2];
-  const board = makeBoard(titled(boards, "The densities of P and Q:"), "Two normal densities", null, [left, 1.28, right, -0.2]);
+  const densities = titled(boards, "The densities of P and Q:");
+  const board = makeBoard(densities, "Two normal densities", null, [left, 1.28, right, -0.2]);
   const title = "The integrands, whose areas are the divergences in nats; below 0, area counts as negative:";
   const below = makeBoard(titled(boards, title), "The integrands of both divergences", null, [left, 1.1, right, -0.75]);
 
@@ -158,8 +160,8 @@ courseKit.builders["kl-normals"] = (stage) => {
     const { loc0, scale0, loc1, scale1 } = state;
     set({ loc0: loc1, scale0: scale1, loc1: loc0, scale1: scale0 });
   });
-  const hint = "Drag a peak to move it, the dot on its right to change the width; or use the arrow keys, with Shift in small steps.";
-  legend(controls, { in: "P and KL(P‖Q)", out: "Q and KL(Q‖P)" }, hint);
+  const hint = "Drag a peak to move it, the dot on its right to change the width; or use the arrow keys,";
+  legend(controls, { in: "P and KL(P‖Q)", out: "Q and KL(Q‖P)" }, `${hint} with Shift in small steps.`);
 
   function draw() {
     const numbers = Object.values(values());
