@@ -33,16 +33,18 @@ def _gap(p: Numbers, q: Tensor, x: Tensor, log: Tensor) -> Tensor:
 
 def _log_ratio(a: Tensor, b: Tensor) -> Tensor:
     """log(a/b), also where a/b is too large or too small for a float."""
-    ratio = a / b
+    ratio, logs = (a / b).detach(), a.log() - b.log()
     fits = (ratio > torch.finfo(a.dtype).tiny) & (ratio < torch.inf)
-    return torch.where(fits, torch.where(fits, ratio, 1.0).log(), a.log() - b.log())
+    return torch.where(fits, logs + (ratio.log() - logs).detach(), logs)  # the quotient's derivatives may overflow
 
 
 def _gap_of_probabilities(p: Tensor, q: Tensor, difference: Tensor) -> Tensor:
     """`_gap` from p, q and q − p, with 0 log 0 = 0: q where p = 0, and +∞ where q = 0 < p."""
     some = p > 0
     p, at = torch.where(some, p, 1.0), torch.where(some, q, 1.0)
-    return torch.where(some, _gap(p, at, difference / p, _log_ratio(at, p)), q)
+    close = difference < p
+    x = torch.where(close, difference, 1.0) / torch.where(close, p, 1.0)  # the quotient may be too large for a float
+    return torch.where(some, _gap(p, at, x, _log_ratio(at, p)), q)
 
 
 def kl_categorical(
@@ -76,17 +78,27 @@ def _kl_from_logits(a: Tensor, b: Tensor) -> Tensor:
     """log Σ p exp(d), where d is b − a less its mean under p; and that is log(1 + Σ p (eᵈ − 1 − d))."""
     some = a > -torch.inf
     hole = some & (b == -torch.inf)
+    b, top = torch.where(hole, 0.0, b), a.argmax(-1, keepdim=True)
     p = a.softmax(-1)
-    d = torch.where(some & ~hole, b - a, 0.0)
-    top = d.gather(-1, a.argmax(-1, keepdim=True))  # taken off first, it leaves a small mean, known to more digits
-    mean = (p * (d - top)).sum(-1, keepdim=True)
-    d = torch.where(some, d - top - mean, 100.0)
-    log_q = torch.where(some, a.log_softmax(-1) + d, b - a.logsumexp(-1, keepdim=True) - top - mean)  # with KL on top
+    d, rest = torch.where(some, b - a, 0.0), _rounded_off(b, a, some)
+    d = d - d.gather(-1, top) + (rest - rest.gather(-1, top))  # the likeliest class has 0, and the mean is small
+    mean = (p * d).sum(-1, keepdim=True)
+    log_q = b - b.gather(-1, top) + a.log_softmax(-1).gather(-1, top) - mean  # with KL on top
+    d = torch.where(some, d - mean, 100.0)
     kl = log_q.logsumexp(-1)  # right where it is large
-    small, at = kl < 80, d.clamp(max=80.0)  # so that no exponential overflows
-    q = torch.where(d < 80, p * at.exp(), torch.where(small[..., None], log_q, 0.0).exp())
+    small = kl < 80  # so that no exponential overflows
+    close = some & (d < -log_q)  # of the two ways to q the one with the smaller exponent, which rounds less
+    q = torch.where(close, p * torch.where(close, d, 0.0).exp(), torch.where(small[..., None], log_q, 0.0).exp())
     gaps = _gap(p, q, d.clamp(max=1.0).expm1(), d)
     return torch.where(hole.any(-1), torch.inf, torch.where(small, gaps.sum(-1).log1p(), kl))
+
+
+def _rounded_off(b: Tensor, a: Tensor, where: Tensor) -> Tensor:
+    """What b - a lacks of b − a (Knuth)."""
+    a, b = torch.where(where, a, 0.0).detach(), torch.where(where, b, 0.0).detach()
+    d = b - a
+    v = d - b
+    return (b - (d - v)) - (a + v)
 
 
 def kl_bernoulli(p: Numbers, q: Numbers, *, logits: bool = False) -> Float[Tensor, "..."]:

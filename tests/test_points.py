@@ -6,7 +6,15 @@ import torch
 from reference import assert_close, points, seeded
 
 import companion.points
-from companion.points import check_points, check_value, on_batch, pull_back
+from companion.points import (
+    check_alike,
+    check_covariance,
+    check_points,
+    check_value,
+    on_batch,
+    pull_back,
+    require,
+)
 
 F32, F64 = torch.float32, torch.float64
 BATCHES = [(), (4,), (2, 3), (1, 2, 1), (0,), (2, 0)]
@@ -92,6 +100,157 @@ def test_without_a_shape_the_rest_is_still_checked(value, error, message, own_er
 def test_a_shape_of_no_numbers_is_as_good_as_any_where_it_is_expected():
     value = torch.ones(0)
     assert check_value(value, torch.ones(2), (0,), "f") is value
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_holds_is_let_pass():
+    require("x", torch.ones(3), torch.ones(3) > 0, "numbers > 0")
+    require("x", torch.ones(0), torch.ones(0) > 0, "numbers > 0")
+
+
+@pytest.mark.parametrize(
+    ("value", "holds", "got"),
+    [
+        (torch.tensor(-2.0), torch.tensor(False), "-2"),
+        (torch.tensor([1.0, -2.0, 3.0, -4.0]), torch.tensor([True, False, True, False]), "-2"),
+        (torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[True], [False]]), "3"),
+        (torch.tensor([0.1234567891], dtype=F64), torch.tensor([False]), "0.123456789"),
+        (torch.tensor([1.0, float("nan")]), torch.tensor([True, False]), "nan"),
+    ],
+    ids=str,
+)
+def test_the_first_number_that_fails_is_shown(value, holds, got):
+    with pytest.raises(ValueError, match=rf"^scale: expected numbers > 0, got {got}$"):
+        require("scale", value, holds, "numbers > 0")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, F32, F64])
+def test_values_alike_come_back_in_order(dtype, own_errors):
+    a, b = torch.ones(2, 3, dtype=dtype), torch.zeros(2, 3, dtype=dtype)
+    got = check_alike(a=a, b=b)
+    assert got[0] is a
+    assert got[1] is b
+    got = check_alike(numbers=True, a=2, b=0.5, c=a, d=torch.tensor(3.0, dtype=dtype))
+    assert [t.dtype for t in got] == [dtype] * 4
+    assert [t.shape for t in got] == [(), (), (2, 3), ()]
+    assert [t.sum().item() for t in got] == [2.0, 0.5, 6.0, 3.0]
+
+
+def test_numbers_alone_have_the_default_dtype(own_errors):
+    assert [t.dtype for t in check_alike(numbers=True, a=1, b=2.5)] == [torch.get_default_dtype()] * 2
+
+
+@pytest.mark.parametrize(
+    ("numbers", "values", "error", "message"),
+    [
+        (False, {"a": 1.0, "b": torch.ones(2)}, TypeError, "a: expected a torch.Tensor, got float"),
+        (True, {"a": "1", "b": 1.0}, TypeError, "a: expected a torch.Tensor or a number, got str"),
+        (True, {"a": 1.0, "b": 1j}, TypeError, "b: expected a torch.Tensor or a number, got complex"),
+        (
+            True,
+            {"a": torch.tensor(1)},
+            TypeError,
+            "a: expected a floating-point tensor, got torch.int64; write 1.0, or call .double()",
+        ),
+        (False, {"a": torch.ones(2), "b": torch.ones(3)}, ValueError, "b: expected shape (2,) like a, got (3,)"),
+        (False, {"a": torch.ones(2), "b": torch.tensor(1.0)}, ValueError, "b: expected shape (2,) like a, got ()"),
+        (True, {"a": torch.ones(2), "b": torch.ones(1)}, ValueError, "b: expected shape (2,) like a, got (1,)"),
+        (
+            True,
+            {"a": torch.tensor(1.0), "b": torch.ones(2), "c": torch.ones(3)},
+            ValueError,
+            "c: expected shape (2,) like b, got (3,)",
+        ),
+        (
+            True,
+            {"a": torch.ones(2), "b": torch.tensor(1.0, dtype=F64)},
+            TypeError,
+            "b: expected torch.float32 like a, got torch.float64",
+        ),
+        (
+            True,
+            {"a": torch.tensor(1.0), "b": torch.ones(2, dtype=F64)},
+            TypeError,
+            "a: expected torch.float64 like b, got torch.float32",
+        ),
+        (
+            False,
+            {"a": torch.ones(2), "b": torch.ones(3, dtype=F64)},
+            TypeError,
+            "b: expected torch.float32 like a, got torch.float64",
+        ),
+    ],
+    ids=str,
+)
+def test_values_that_differ_are_refused(numbers, values, error, message, own_errors):
+    with pytest.raises(error) as caught:
+        check_alike(numbers=numbers, **values)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("batch", [(), (4,), (2, 3), (0,)])
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_a_covariance_comes_back_with_its_factor(dtype, batch):
+    M = torch.randn(*batch, 3, 5, dtype=dtype, generator=seeded(1))
+    S = M @ M.mT / 5 + torch.eye(3, dtype=dtype)
+    given = S + 10 * torch.finfo(dtype).eps * torch.randn(S.shape, dtype=dtype, generator=seeded(2)).tril(-1)
+    before = given.clone()
+    cov, L = check_covariance(given, torch.zeros(*batch, 3, dtype=dtype), "cov")
+    assert cov.dtype == L.dtype == dtype
+    assert torch.equal(given, before)
+    assert torch.equal(cov, cov.mT)
+    assert torch.equal(L, L.tril())
+    assert_close(cov, S, tol=100 * torch.finfo(dtype).eps)
+    assert_close(L @ L.mT, cov, tol=10 * torch.finfo(dtype).eps)
+
+
+def test_slopes_by_a_covariance_are_symmetric():
+    cov = (torch.eye(3, dtype=F64) + 0.2).requires_grad_()
+    weights = points(3, 3, seed=3)
+    for part in check_covariance(cov, torch.zeros(3, dtype=F64), "cov"):
+        (slope,) = torch.autograd.grad((weights * part).sum(), cov, retain_graph=True)
+        assert torch.equal(slope, slope.mT)
+        assert slope.abs().min() > 0
+
+
+GOOD = torch.tensor([[2.0, 0.5], [0.5, 1.0]])
+
+
+@pytest.mark.parametrize(
+    ("cov", "error", "message"),
+    [
+        ([[1.0]], TypeError, "cov: expected a torch.Tensor, got list"),
+        (GOOD.long(), TypeError, "cov: expected a floating-point tensor, got torch.int64"),
+        (GOOD.double(), TypeError, "cov: expected torch.float32 like the mean, got torch.float64"),
+        (GOOD[0], ValueError, "cov: expected shape (2, 2) beside a mean of (2,), got (2,)"),
+        (GOOD[:1], ValueError, "cov: expected shape (2, 2) beside a mean of (2,), got (1, 2)"),
+        (GOOD.expand(3, 2, 2), ValueError, "cov: expected shape (2, 2) beside a mean of (2,), got (3, 2, 2)"),
+        (GOOD * float("nan"), ValueError, "cov: expected finite numbers, got nan"),
+        (GOOD / 0, ValueError, "cov: expected finite numbers, got inf"),
+        (GOOD.tril(), ValueError, "cov: expected a symmetric matrix, |Σ − Σᵀ| = 0 but for rounding, got 0.5"),
+        (GOOD + 3e-4 * GOOD.tril(-1), ValueError, "cov: expected a symmetric matrix"),
+        (-GOOD, ValueError, "cov: expected a positive definite matrix, its smallest eigenvalue > 0, got -2.2"),
+        (torch.ones(2, 2), ValueError, "cov: expected a positive definite matrix"),
+        (0 * GOOD, ValueError, "cov: expected a positive definite matrix, its smallest eigenvalue > 0, got 0"),
+    ],
+    ids=str,
+)
+def test_no_covariances(cov, error, message, own_errors):
+    with pytest.raises(error) as caught:
+        check_covariance(cov, torch.zeros(2), "cov")
+    assert str(caught.value).startswith(message)
+
+
+def test_the_first_of_a_batch_that_is_no_covariance_is_shown(own_errors):
+    for bad, got in ([GOOD, GOOD.tril(), 4 * GOOD.tril()], "0.5"), ([GOOD, -torch.eye(2), -3 * torch.eye(2)], "-1"):
+        with pytest.raises(ValueError, match=rf", got {got}$"):
+            check_covariance(torch.stack(bad), torch.zeros(3, 2), "cov")
+    tiny = 1e-12 * GOOD  # how far from symmetric is a matter of its size
+    check_covariance(tiny, torch.zeros(2), "cov")
+    with pytest.raises(ValueError, match="a symmetric matrix"):
+        check_covariance(torch.stack([1e9 * GOOD, tiny.tril()]), torch.zeros(2, 2), "cov")
 
 
 @pytest.mark.parametrize("batch", BATCHES)
