@@ -391,7 +391,7 @@ class Figure:
 
     def curve(self, board: int, colour: str) -> tuple[np.ndarray, np.ndarray]:
         """The curve in a colour on a flat board, in the numbers beside its axes."""
-        path = self.root.locator(".flat").nth(board).locator(f"{self.path(colour)}:not([stroke-dasharray])")
+        path = self.root.locator(".flat").nth(board).locator(f"{self.path(colour)}[stroke-width^='2.2']")
         places = np.array(re.findall(r"([-\d.e]+) ([-\d.e]+)", path.get_attribute("d")), dtype=float)
         return tuple(self.axis(board, letter)[1](place) for letter, place in zip("xy", places.T))
 
@@ -674,6 +674,15 @@ def test_areas_below_are_the_divergences(figure, pair):
         board, line = figure.root.locator(".flat").nth(1), figure.path(colour)
         filled = board.locator(line.replace("stroke", "fill"))
         assert figure.drawn(filled) == pytest.approx(figure.drawn(board.locator(line)), abs=0.6)
+
+
+@only("kl-normals")
+def test_curves_differ_by_more_than_their_colour(figure):
+    for board in figure.root.locator(".flat").all():
+        dashed = [
+            board.locator(f"{figure.path(c)}[stroke-width^='2.2'][stroke-dasharray]").count() for c in ("in", "out")
+        ]
+        assert dashed == [0, 1]
 
 
 @only("kl-normals")

@@ -30,7 +30,7 @@ def _numbers(x):
 
 
 def kl_in_bits(p, q):
-    """The bits per letter that a code made for q wastes on letters that follow p.
+    """The bits per outcome that a code made for q wastes on outcomes that follow p.
 
         KL(p‖q) = Σᵢ pᵢ log₂(pᵢ/qᵢ),   where 0 · log₂ 0 = 0
 
@@ -105,6 +105,14 @@ def nats_for_bits(p, q):
 )
 def nats_and_nan(p, q):
     return (p * torch.log(p / q)).sum(-1)
+
+
+@exercise.mistake(
+    "Three things: the number is in nats, where log₂ gives bits; you added up the whole batch, where the last axis "
+    "alone is to be summed; and where p is 0 your term is 0 · (−∞) = NaN and has to count as 0."
+)
+def nats_and_nan_of_the_batch_added(p, q):
+    return (p * torch.log(p / q)).sum()
 
 
 @exercise.mistake(
@@ -1292,7 +1300,7 @@ def penalty_cut_off(activations, target):
 def clipped_objective(log_prob, old_log_prob, advantage, epsilon):
     """The clipped objective of PPO, which a policy is trained to maximise.
 
-        min(r A, clip(r, 1 − ε, 1 + ε) A),   r = π(a|s)/π_old(a|s)
+        min(r A, clip(r, 1 − ε, 1 + ε) A),   r = eˡ = π(a)/π_old(a),   A the advantage
 
     Nothing more is gained by moving the ratio r further than ε from 1; what is lost
     counts in full.  An action has several dimensions, independent of each other: its

@@ -7,10 +7,10 @@ courseKit.builders["kl-normals"] = (stage) => {
   const [LIMIT, NARROWEST, WIDEST] = [3, 0.2, 2]; // of the means; of the widths
   const EDGE = 7.5; // of what is drawn
 
-  /* An integrand from p, q and log = ln(p/q).  Both kinds have the same integral, as p and q have. */
+  /* An integrand from p, q and log = log(p/q).  Both kinds have the same integral, as p and q have. */
   const PAIRS = {
-    gap: { name: "p ln(p/q) − p + q and q ln(q/p) − q + p", integrand: (p, q, log) => p * log - p + q },
-    textbook: { name: "p ln(p/q) and q ln(q/p)", integrand: (p, q, log) => p * log },
+    gap: { name: "p log(p/q) − p + q and q log(q/p) − q + p", integrand: (p, q, log) => p * log - p + q },
+    textbook: { name: "p log(p/q) and q log(q/p)", integrand: (p, q, log) => p * log },
   };
   let state = { pair: "gap", loc0: -0.6, scale0: 0.6, loc1: 0.5, scale1: 1.1 }; // as in the still picture
 
@@ -33,7 +33,7 @@ courseKit.builders["kl-normals"] = (stage) => {
     return (t * t + delta * delta) / 2 + gap(t);
   }
 
-  /* Where the densities cross: the roots of ln(p/q) = 0, a x² + b x + c = 0, of which one may be infinite. */
+  /* Where the densities cross: the roots of log(p/q) = 0, a x² + b x + c = 0, of which one may be infinite. */
   function crossings(p, q) {
     const [u, v] = [p.scale ** -2, q.scale ** -2];
     const [a, b] = [v - u, 2 * (u * p.loc - v * q.loc)];
@@ -55,7 +55,7 @@ courseKit.builders["kl-normals"] = (stage) => {
   function values() {
     const [p, q] = [P(), Q()];
     const { loc0, scale0, loc1, scale1 } = state;
-    const toMixture = (of, other, x) => { // p ln(p/m) with m = (p + q)/2, so that p/m = 2/(1 + q/p)
+    const toMixture = (of, other, x) => { // p log(p/m) with m = (p + q)/2, so that p/m = 2/(1 + q/p)
       const log = logDensity(other, x) - logDensity(of, x);
       return density(of, x) * (Math.LN2 - Math.max(log, 0) - Math.log1p(Math.exp(-Math.abs(log))));
     };
@@ -112,7 +112,7 @@ courseKit.builders["kl-normals"] = (stage) => {
   function area(on, name, of) {
     const closed = () => [[[-EDGE, 0], ...of(), [EDGE, 0]]];
     lines(on, closed, { strokeColor: "none", fillColor: colour(name), fillOpacity: 0.16 });
-    lines(on, () => [of()], { strokeColor: colour(name), strokeWidth: 2.2 });
+    lines(on, () => [of()], { strokeColor: colour(name), strokeWidth: 2.2, dash: name === "out" ? 2 : 0 });
   }
   rule(board, [0, 0.5, 1], () => drawn.highest);
   rule(below, [-0.5, 0, 0.5, 1], () => drawn.most);
