@@ -192,8 +192,9 @@ def kl_monte_carlo(
         k1 = −ℓ,   k2 = ½ℓ²   or   k3 = eˡ − 1 − ℓ,   where ℓ = log q(x) − log p(x)
 
     k1 is unbiased, k2 is biased, k3 is never negative, and unbiased if p > 0 wherever q > 0.  The result is +∞ where
-    a sample lies outside q's support.  Derivatives go through the samples if p has `rsample`, else by p's score.
-    Torch's distributions draw from its global generator: a `generator` of yours seeds that one for the moment.
+    a sample lies outside q's support (but torch's Categorical turns a probability of 0 into one of 10⁻⁷ or 10⁻¹⁶).
+    Derivatives go through the samples if p has `rsample`, else by p's score.  Torch's distributions draw from its
+    global generator: a `generator` of yours seeds that one for the moment.
 
     Raises TypeError where p or q is no distribution; ValueError where one is discrete and the other is not, event or
     batch shapes differ (one batch shape may be ()), `samples` < 1, or `estimator` is none of the three.

@@ -9,8 +9,8 @@ courseKit.builders["kl-normals"] = (stage) => {
 
   /* An integrand from p, q and log = log(p/q).  Both kinds have the same integral, as p and q have. */
   const PAIRS = {
-    gap: { name: "p log(p/q) − p + q and q log(q/p) − q + p", integrand: (p, q, log) => p * log - p + q },
-    textbook: { name: "p log(p/q) and q log(q/p)", integrand: (p, q, log) => p * log },
+    gap: { name: "gaps, such as p log(p/q) − p + q", integrand: (p, q, log) => p * log - p + q },
+    textbook: { name: "textbook, such as p log(p/q)", integrand: (p, q, log) => p * log },
   };
   let state = { pair: "gap", loc0: -0.6, scale0: 0.6, loc1: 0.5, scale1: 1.1 }; // as in the still picture
 
