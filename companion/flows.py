@@ -1,11 +1,12 @@
-"""Normalizing flows: invertible maps with a known change of volume, and the densities they make.
+"""Normalizing flows: invertible maps with a known change of volume, and the densities that they make.
 
-`forward` leads from data to latent, x → z, and returns `(z, log_det)` with log_det = log|det ∂z/∂x| at each point;
-`inverse` leads back, z → x, and returns `(x, log_det)` with log|det ∂x/∂z|.  Points have shape `(*batch, d)`, the
-optional context, on which everything may depend, `(*batch, c)`, and log-determinants `(*batch,)`.
+`forward` leads from data to latent, x → z, and returns `(z, log_det)` with log|det ∂z/∂x| at each point; `inverse`
+leads back, z → x, and returns `(x, log_det)` with log|det ∂x/∂z|.  Points have shape `(*batch, d)`, and the context,
+on which couplings may depend, `(*batch, c)`.  `flow.double()` computes in float64, samples included.
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from math import log, pi
 
 import torch
@@ -15,45 +16,258 @@ from torch.linalg import solve_triangular
 
 from companion.points import check_points
 
-Points, Numbers = Float[Tensor, "*batch d"], Float[Tensor, "*batch"]
-Context = Float[Tensor, "*batch c"] | None
+Points, Numbers, Context = Float[Tensor, "*batch d"], Float[Tensor, "*batch"], Float[Tensor, "*batch c"] | None
+
+
+def _check(x: Tensor, features: int, context: Tensor | None, width: int) -> None:
+    if check_points(x).shape[-1] != features:
+        raise ValueError(f"x: expected shape (*batch, {features}), got {tuple(x.shape)}")
+    expected = (*x.shape[:-1], width) if width else None
+    got = None if context is None else tuple(context.shape)
+    if got != expected:
+        raise ValueError(f"context: expected {expected and f'shape {expected}'}, got {got and f'shape {got}'}")
 
 
 def _network(inputs: int, outputs: int, hidden: Sequence[int]) -> nn.Sequential:
     """A network that gives 0 at first, so that a coupling starts as the identity."""
     sizes = [inputs, *hidden]
-    layers = [m for a, b in zip(sizes, sizes[1:]) for m in (nn.Linear(a, b), nn.ReLU())]
+    layers = [module for a, b in pairwise(sizes) for module in (nn.Linear(a, b), nn.ReLU())]
     last = nn.Linear(sizes[-1], outputs)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
+    for parameter in last.parameters():
+        nn.init.zeros_(parameter)
     return nn.Sequential(*layers, last)
 
 
 class _Coupling(nn.Module):
-    """Keeps one part of the coordinates, and moves the other in a way that only the kept part and the context decide.
+    """Keeps one part of the coordinates and moves the other, by what a network makes of the kept part and the context.
 
-    The first ⌊d/2⌋ coordinates are kept, or with `swap` the last ⌈d/2⌉; so two couplings in turn move all of them.
+    The first ⌊d/2⌋ coordinates are kept, or with `swap` the others: two couplings in turn move all.
     """
 
-    outputs = 1  # numbers that the network gives for each moved coordinate
+    says = 1  # numbers of the network for each coordinate that moves
 
     def __init__(self, features: int, hidden: Sequence[int] = (64, 64), context: int = 0, swap: bool = False):
         super().__init__()
         if features < 2:
             raise ValueError(f"features: expected at least 2, one to keep and one to move, got {features}")
         self.features, self.context, self.swap = features, context, swap
-        self.first = features // 2
-        kept, moved = self.first, features - self.first
-        if swap:
-            kept, moved = moved, kept
-        self.net = _network(kept + context, self.outputs * moved, hidden)
+        self.sizes = [features // 2, features - features // 2]
+        kept, moved = self.sizes[::-1] if swap else self.sizes
+        self.net = _network(kept + context, self.says * moved, hidden)
 
-    def _parts(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """The kept part, the part to move, and what the network says about it."""
-        _check(self, x, context)
-        a, b = x[..., : self.first], x[..., self.first :]
-        kept, moved = (b, a) if self.swap else (a, b)
-        return kept, moved, self.net(kept if context is None else torch.cat([kept, context], -1))
+    def _through(self, move, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        _check(x, self.features, context, self.context)
+        kept, part = x.split(self.sizes, -1)[:: -1 if self.swap else 1]
+        said = self.net(kept if context is None else torch.cat([kept, context], -1))
+        part, log_det = move(part, *said.chunk(self.says, -1))
+        return torch.cat([part, kept] if self.swap else [kept, part], -1), log_det
 
-    def _joined(self, kept: Tensor, moved: Tensor) -> Tensor:
-        return torch.cat([moved, kept] if self.swap else [kept, moved], -1)
+    def forward(self, x: Points, context: Context = None) -> tuple[Points, Numbers]:
+        return self._through(self.move, x, context)
+
+    def inverse(self, z: Points, context: Context = None) -> tuple[Points, Numbers]:
+        return self._through(self.back, z, context)
+
+
+class AdditiveCoupling(_Coupling):
+    """A coupling that shifts, the layer of NICE.
+
+        z_kept = x_kept,   z_moved = x_moved + t(x_kept),   log_det = 0
+
+    Raises ValueError for fewer than 2 features.  Source: Dinh, Krueger and Bengio, *NICE* (2015).
+
+    >>> z, log_det = AdditiveCoupling(features=3)(torch.ones(4, 3))
+    >>> z.shape, log_det
+    (torch.Size([4, 3]), tensor([0., 0., 0., 0.]))
+    """
+
+    def move(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        return x + t, x.new_zeros(x.shape[:-1])
+
+    def back(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        return z - t, z.new_zeros(z.shape[:-1])
+
+
+class AffineCoupling(_Coupling):
+    """A coupling that scales and shifts, the layer of RealNVP.
+
+        z_kept = x_kept,   z_moved = x_moved exp(s(x_kept)) + t(x_kept),   log_det = Σ s
+
+    The log-scale s stays within ± `bound`, smoothly: bound · tanh(raw/bound).  Raises ValueError for fewer than 2
+    features.  Source: Dinh, Sohl-Dickstein and Bengio, *Density estimation using Real NVP* (2017).
+
+    >>> coupling = AffineCoupling(features=2)  # the identity, until it is trained
+    >>> [part.detach() for part in coupling(torch.tensor([[1.0, 2.0]]))]
+    [tensor([[1., 2.]]), tensor([0.])]
+    """
+
+    says, bound = 2, 3.0
+
+    def log_scale(self, raw: Tensor) -> Tensor:
+        return self.bound * (2 * torch.sigmoid(2 / self.bound * raw) - 1)  # on a CPU, tanh itself takes longer
+
+    def move(self, x: Tensor, raw: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        s = self.log_scale(raw)
+        return x * s.exp() + t, s.sum(-1)
+
+    def back(self, z: Tensor, raw: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        s = self.log_scale(raw)
+        return (z - t) * (-s).exp(), -s.sum(-1)
+
+
+class Flip(nn.Module):
+    """Reverses the order of the coordinates; log_det = 0."""
+
+    def forward(self, x: Points, context: Context = None) -> tuple[Points, Numbers]:
+        return check_points(x).flip(-1), x.new_zeros(x.shape[:-1])
+
+    inverse = forward
+
+
+class ActNorm(nn.Module):
+    """Scales and shifts each coordinate, so that the first batch gets mean 0 and variance 1; then both are trained.
+
+        z = (x − loc) exp(−log_scale),   log_det = −Σ log_scale
+
+    The first `forward` in training with two points or more sets both, once; `inverse` never does.
+    Source: Kingma and Dhariwal, *Glow* (2018), §3.1.
+
+    >>> z, log_det = ActNorm(features=2)(torch.tensor([[0.0, 5.0], [4.0, 9.0]]))
+    >>> z.detach()
+    tensor([[-1., -1.],
+            [ 1.,  1.]])
+    """
+
+    def __init__(self, features: int):
+        super().__init__()
+        self.features, self.initialized = features, False
+        self.loc, self.log_scale = nn.Parameter(torch.zeros(features)), nn.Parameter(torch.zeros(features))
+
+    def get_extra_state(self) -> bool:
+        return self.initialized  # part of the state_dict
+
+    def set_extra_state(self, state: bool) -> None:
+        self.initialized = state
+
+    @torch.no_grad()
+    def _initialize(self, points: Tensor) -> None:
+        std = points.std(0, correction=0)
+        self.loc.copy_(points.mean(0))
+        self.log_scale.copy_(torch.where(std > 0, std, 1.0).log())  # a coordinate that never varies is only shifted
+        self.initialized = True
+
+    def forward(self, x: Points, context: Context = None) -> tuple[Points, Numbers]:
+        _check(x, self.features, None, 0)
+        if self.training and not self.initialized and x.shape[:-1].numel() > 1:
+            self._initialize(x.reshape(-1, self.features))
+        return (x - self.loc) * (-self.log_scale).exp(), -self.log_scale.sum().expand(x.shape[:-1])
+
+    def inverse(self, z: Points, context: Context = None) -> tuple[Points, Numbers]:
+        _check(z, self.features, None, 0)
+        return z * self.log_scale.exp() + self.loc, self.log_scale.sum().expand(z.shape[:-1])
+
+
+class InvertibleLinear(nn.Module):
+    """Mixes the coordinates by a matrix in LU form, with a known determinant and an inverse by substitution.
+
+        z = W x,   W = P L U,   log_det = Σ log|U_ii|
+
+    P is a permutation, L has ones on its diagonal; W starts as a random rotation.
+    Source: Kingma and Dhariwal, *Glow* (2018), §3.2.
+
+    >>> z, log_det = InvertibleLinear(features=3)(torch.ones(5, 3))
+    >>> z.shape, bool((log_det.abs() < 1e-5).all())
+    (torch.Size([5, 3]), True)
+    """
+
+    def __init__(self, features: int):
+        super().__init__()
+        self.features = features
+        P, L, U = torch.linalg.lu(torch.linalg.qr(torch.randn(features, features)).Q)
+        self.register_buffer("P", P)
+        self.register_buffer("sign", U.diagonal().sign())
+        self.log_diagonal = nn.Parameter(U.diagonal().abs().log())
+        self.L, self.U = nn.Parameter(L.tril(-1)), nn.Parameter(U.triu(1))
+
+    def _factors(self) -> tuple[Tensor, Tensor]:
+        L = self.L.tril(-1) + torch.eye(self.features).to(self.L)
+        return L, self.U.triu(1) + torch.diag(self.sign * self.log_diagonal.exp())
+
+    def forward(self, x: Points, context: Context = None) -> tuple[Points, Numbers]:
+        _check(x, self.features, None, 0)
+        L, U = self._factors()
+        return x @ (self.P @ L @ U).mT, self.log_diagonal.sum().expand(x.shape[:-1])
+
+    def inverse(self, z: Points, context: Context = None) -> tuple[Points, Numbers]:
+        _check(z, self.features, None, 0)
+        L, U = self._factors()
+        rows = z.reshape(-1, self.features) @ self.P  # P⁻¹ = Pᵀ
+        rows = solve_triangular(L.mT, rows, upper=True, left=False, unitriangular=True)
+        rows = solve_triangular(U.mT, rows, upper=False, left=False)
+        return rows.reshape(z.shape), -self.log_diagonal.sum().expand(z.shape[:-1])
+
+
+class Flow(nn.Module):
+    """One transform after the other, from data to a standard normal latent, and the density that they make.
+
+        log p(x) = log N(z; 0, I) + Σ log_det,   z = f_n(… f_1(x))
+
+    `transforms` stand in the order data → latent.  Raises ValueError where one is made for other points.
+    Source: Rezende and Mohamed, *Variational inference with normalizing flows* (2015).
+
+    >>> flow = realnvp(features=2)
+    >>> flow.log_prob(torch.zeros(2)).detach(), flow.sample((5,)).shape
+    (tensor(-1.8379), torch.Size([5, 2]))
+    """
+
+    def __init__(self, transforms: Iterable[nn.Module], features: int):
+        super().__init__()
+        self.transforms, self.features = nn.ModuleList(transforms), features
+        for i, transform in enumerate(self.transforms):
+            if (made_for := getattr(transform, "features", features)) != features:
+                raise ValueError(f"transforms: expected {features} features like the flow, got {made_for} in place {i}")
+        self.context = max((getattr(transform, "context", 0) for transform in self.transforms), default=0)
+
+    def _run(self, transforms: Iterable, way: str, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        _check(x, self.features, context, self.context)
+        if x.dtype != (dtype := next(self.parameters(), x).dtype):
+            raise TypeError(f"x: expected {dtype} like the flow's parameters, got {x.dtype}; see flow.to(dtype)")
+        total = x.new_zeros(x.shape[:-1])
+        for transform in transforms:
+            x, log_det = getattr(transform, way)(x, context if getattr(transform, "context", 0) else None)
+            total = total + log_det
+        return x, total
+
+    def forward(self, x: Points, context: Context = None) -> tuple[Points, Numbers]:
+        return self._run(self.transforms, "forward", x, context)
+
+    def inverse(self, z: Points, context: Context = None) -> tuple[Points, Numbers]:
+        return self._run(reversed(self.transforms), "inverse", z, context)
+
+    def log_prob(self, x: Points, context: Context = None) -> Numbers:
+        """The log-density at x, in nats, with all its constants."""
+        z, log_det = self(x, context)
+        return log_det - (z**2).sum(-1) / 2 - self.features * log(2 * pi) / 2
+
+    def sample(self, shape: Sequence[int], context: Context = None, generator: torch.Generator | None = None) -> Points:
+        """Random points of shape `(*shape, d)`, from a context `(*shape, c)` where the flow takes one."""
+        like = next(self.parameters(), torch.zeros(()))
+        z = torch.randn(*shape, self.features, generator=generator, dtype=like.dtype, device=like.device)
+        return self.inverse(z, context)[0]
+
+
+def nice(features: int, layers: int = 8, hidden: Sequence[int] = (64, 64), context: int = 0) -> Flow:
+    """Additive couplings that take turns in what they keep, and a scale and a shift for each coordinate at the end."""
+    couplings = [AdditiveCoupling(features, hidden, context, swap=i % 2 == 1) for i in range(layers)]
+    return Flow([*couplings, ActNorm(features)], features)
+
+
+def realnvp(features: int, layers: int = 8, hidden: Sequence[int] = (64, 64), context: int = 0) -> Flow:
+    """Affine couplings that take turns in what they keep."""
+    return Flow([AffineCoupling(features, hidden, context, swap=i % 2 == 1) for i in range(layers)], features)
+
+
+def glow(features: int, layers: int = 8, hidden: Sequence[int] = (64, 64), context: int = 0) -> Flow:
+    """ActNorm, an invertible matrix and an affine coupling, again and again."""
+    coupling = [AffineCoupling(features, hidden, context) for _ in range(layers)]
+    return Flow([step for c in coupling for step in (ActNorm(features), InvertibleLinear(features), c)], features)
