@@ -2,7 +2,7 @@
 
 `forward` leads from data to latent, x → z, and returns `(z, log_det)` with log|det ∂z/∂x| at each point; `inverse`
 leads back, z → x, and returns `(x, log_det)` with log|det ∂x/∂z|.  Points have shape `(*batch, d)`, and the context,
-on which couplings may depend, `(*batch, c)`.  `flow.double()` computes in float64, samples included.
+on which couplings may depend, `(*batch, c)`.  `flow.double()` computes in float64, and samples in it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,10 +19,15 @@ from companion.points import check_points
 Points, Numbers, Context = Float[Tensor, "*batch d"], Float[Tensor, "*batch"], Float[Tensor, "*batch c"] | None
 
 
-def _check(x: Tensor, features: int, context: Tensor | None, width: int) -> None:
-    if check_points(x).shape[-1] != features:
-        raise ValueError(f"x: expected shape (*batch, {features}), got {tuple(x.shape)}")
-    expected = (*x.shape[:-1], width) if width else None
+def _check(transform: nn.Module, x: Tensor, context: Tensor | None) -> None:
+    """Make sure that points and context are what a transform was made for."""
+    if check_points(x).shape[-1] != transform.features:
+        raise ValueError(f"x: expected shape (*batch, {transform.features}), got {tuple(x.shape)}")
+    if x.dtype != (dtype := next(transform.parameters(), x).dtype):
+        raise TypeError(f"x: expected {dtype} like the parameters, got {x.dtype}; see .double() and .float()")
+    if context is not None and check_points(context, "context").dtype != x.dtype:
+        raise TypeError(f"context: expected {x.dtype} like x, got {context.dtype}")
+    expected = (*x.shape[:-1], transform.context) if transform.context else None
     got = None if context is None else tuple(context.shape)
     if got != expected:
         raise ValueError(f"context: expected {expected and f'shape {expected}'}, got {got and f'shape {got}'}")
@@ -56,7 +61,7 @@ class _Coupling(nn.Module):
         self.net = _network(kept + context, self.says * moved, hidden)
 
     def _through(self, move, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        _check(x, self.features, context, self.context)
+        _check(self, x, context)
         kept, part = x.split(self.sizes, -1)[:: -1 if self.swap else 1]
         said = self.net(kept if context is None else torch.cat([kept, context], -1))
         part, log_det = move(part, *said.chunk(self.says, -1))
@@ -138,16 +143,18 @@ class ActNorm(nn.Module):
             [ 1.,  1.]])
     """
 
+    context = 0
+
     def __init__(self, features: int):
         super().__init__()
         self.features, self.initialized = features, False
         self.loc, self.log_scale = nn.Parameter(torch.zeros(features)), nn.Parameter(torch.zeros(features))
 
-    def get_extra_state(self) -> bool:
-        return self.initialized  # part of the state_dict
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.initialized)  # part of the state_dict
 
-    def set_extra_state(self, state: bool) -> None:
-        self.initialized = state
+    def set_extra_state(self, state: Tensor) -> None:
+        self.initialized = bool(state)
 
     @torch.no_grad()
     def _initialize(self, points: Tensor) -> None:
@@ -157,13 +164,13 @@ class ActNorm(nn.Module):
         self.initialized = True
 
     def forward(self, x: Points, context: Context = None) -> tuple[Points, Numbers]:
-        _check(x, self.features, None, 0)
+        _check(self, x, context)
         if self.training and not self.initialized and x.shape[:-1].numel() > 1:
             self._initialize(x.reshape(-1, self.features))
         return (x - self.loc) * (-self.log_scale).exp(), -self.log_scale.sum().expand(x.shape[:-1])
 
     def inverse(self, z: Points, context: Context = None) -> tuple[Points, Numbers]:
-        _check(z, self.features, None, 0)
+        _check(self, z, context)
         return z * self.log_scale.exp() + self.loc, self.log_scale.sum().expand(z.shape[:-1])
 
 
@@ -180,6 +187,8 @@ class InvertibleLinear(nn.Module):
     (torch.Size([5, 3]), True)
     """
 
+    context = 0
+
     def __init__(self, features: int):
         super().__init__()
         self.features = features
@@ -190,16 +199,16 @@ class InvertibleLinear(nn.Module):
         self.L, self.U = nn.Parameter(L.tril(-1)), nn.Parameter(U.triu(1))
 
     def _factors(self) -> tuple[Tensor, Tensor]:
-        L = self.L.tril(-1) + torch.eye(self.features).to(self.L)
+        L = self.L.tril(-1) + torch.eye(self.features, dtype=self.L.dtype, device=self.L.device)
         return L, self.U.triu(1) + torch.diag(self.sign * self.log_diagonal.exp())
 
     def forward(self, x: Points, context: Context = None) -> tuple[Points, Numbers]:
-        _check(x, self.features, None, 0)
+        _check(self, x, context)
         L, U = self._factors()
         return x @ (self.P @ L @ U).mT, self.log_diagonal.sum().expand(x.shape[:-1])
 
     def inverse(self, z: Points, context: Context = None) -> tuple[Points, Numbers]:
-        _check(z, self.features, None, 0)
+        _check(self, z, context)
         L, U = self._factors()
         rows = z.reshape(-1, self.features) @ self.P  # P⁻¹ = Pᵀ
         rows = solve_triangular(L.mT, rows, upper=True, left=False, unitriangular=True)
@@ -226,12 +235,13 @@ class Flow(nn.Module):
         for i, transform in enumerate(self.transforms):
             if (made_for := getattr(transform, "features", features)) != features:
                 raise ValueError(f"transforms: expected {features} features like the flow, got {made_for} in place {i}")
-        self.context = max((getattr(transform, "context", 0) for transform in self.transforms), default=0)
+        widths = {width for transform in self.transforms if (width := getattr(transform, "context", 0))}
+        if len(widths) > 1:
+            raise ValueError(f"transforms: expected one width of context, got {sorted(widths)}")
+        self.context = max(widths, default=0)
 
     def _run(self, transforms: Iterable, way: str, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        _check(x, self.features, context, self.context)
-        if x.dtype != (dtype := next(self.parameters(), x).dtype):
-            raise TypeError(f"x: expected {dtype} like the flow's parameters, got {x.dtype}; see flow.to(dtype)")
+        _check(self, x, context)
         total = x.new_zeros(x.shape[:-1])
         for transform in transforms:
             x, log_det = getattr(transform, way)(x, context if getattr(transform, "context", 0) else None)
