@@ -132,15 +132,15 @@ def nan_removed_too_late(p, q):
 
 
 @exercise.mistake(
-    "You exchanged p and q: that is KL(q‖p), infinite wherever p has a zero. Letters come with the probabilities p, so "
-    "p stands in front and on top."
+    "You exchanged p and q: that is KL(q‖p), infinite wherever p has a zero. Outcomes come with the probabilities p, "
+    "so p stands in front and on top."
 )
 def bits_swapped(p, q):
     return (q * torch.log2(q / p)).sum(-1)
 
 
 @exercise.mistake(
-    "You exchanged p and q, and your number is in nats. Letters come with the probabilities p, so p stands in front "
+    "You exchanged p and q, and your number is in nats. Outcomes come with the probabilities p, so p stands in front "
     "and on top; and log₂ gives bits."
 )
 def nats_swapped(p, q):
@@ -156,7 +156,7 @@ def bits_negative(p, q):
 
 
 @exercise.mistake(
-    "You subtracted two entropies, H(q) − H(p), each under its own probabilities. The wrong code is paid by letters "
+    "You subtracted two entropies, H(q) − H(p), each under its own probabilities. The wrong code is paid by outcomes "
     "that follow p: in both logarithms the weight is p."
 )
 def difference_of_entropies(p, q):
@@ -254,7 +254,7 @@ def squared_differences(p, q):
 
 @exercise.mistake(
     "You took absolute values of the terms. Where q is larger than p a term is negative, and rightly so: those "
-    "letters got shorter words. Only the sum is never negative."
+    "outcomes got shorter words. Only the sum is never negative."
 )
 def absolute_terms(p, q):
     return torch.xlogy(p, p / q).abs().sum(-1) / math.log(2)
