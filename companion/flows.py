@@ -6,41 +6,16 @@ on which couplings may depend, `(*batch, c)`.  `flow.double()` computes in float
 """
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from math import log, pi
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.linalg import solve_triangular
 
-from companion.points import check_points
+from companion.points import check_input, check_points
+from companion.training import mlp
 
 Points, Numbers, Context = Float[Tensor, "*batch d"], Float[Tensor, "*batch"], Float[Tensor, "*batch c"] | None
-
-
-def _check(transform: nn.Module, x: Tensor, context: Tensor | None) -> None:
-    """Make sure that points and context are what a transform was made for."""
-    if check_points(x).shape[-1] != transform.features:
-        raise ValueError(f"x: expected shape (*batch, {transform.features}), got {tuple(x.shape)}")
-    if x.dtype != (dtype := next(transform.parameters(), x).dtype):
-        raise TypeError(f"x: expected {dtype} like the parameters, got {x.dtype}; see .double() and .float()")
-    if context is not None and check_points(context, "context").dtype != x.dtype:
-        raise TypeError(f"context: expected {x.dtype} like x, got {context.dtype}")
-    expected = (*x.shape[:-1], transform.context) if transform.context else None
-    got = None if context is None else tuple(context.shape)
-    if got != expected:
-        raise ValueError(f"context: expected {expected and f'shape {expected}'}, got {got and f'shape {got}'}")
-
-
-def _network(inputs: int, outputs: int, hidden: Sequence[int]) -> nn.Sequential:
-    """A network that gives 0 at first, so that a coupling starts as the identity."""
-    sizes = [inputs, *hidden]
-    layers = [module for a, b in pairwise(sizes) for module in (nn.Linear(a, b), nn.ReLU())]
-    last = nn.Linear(sizes[-1], outputs)
-    for parameter in last.parameters():
-        nn.init.zeros_(parameter)
-    return nn.Sequential(*layers, last)
 
 
 class _Coupling(nn.Module):
@@ -57,11 +32,10 @@ class _Coupling(nn.Module):
             raise ValueError(f"features: expected at least 2, one to keep and one to move, got {features}")
         self.features, self.context, self.swap = features, context, swap
         self.sizes = [features // 2, features - features // 2]
-        kept, moved = self.sizes[::-1] if swap else self.sizes
-        self.net = _network(kept + context, self.says * moved, hidden)
+        self.net = mlp(self.sizes[swap] + context, self.says * self.sizes[not swap], hidden)  # gives 0 at first
 
     def _through(self, move, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        _check(self, x, context)
+        check_input(self, x, context)
         kept, part = x.split(self.sizes, -1)[:: -1 if self.swap else 1]
         said = self.net(kept if context is None else torch.cat([kept, context], -1))
         part, log_det = move(part, *said.chunk(self.says, -1))
@@ -98,8 +72,8 @@ class AffineCoupling(_Coupling):
 
         z_kept = x_kept,   z_moved = x_moved exp(s(x_kept)) + t(x_kept),   log_det = Σ s
 
-    The log-scale s stays within ± `bound`, smoothly: bound · tanh(raw/bound).  Raises ValueError for fewer than 2
-    features.  Source: Dinh, Sohl-Dickstein and Bengio, *Density estimation using Real NVP* (2017).
+    The log-scale is s = bound · tanh(raw/bound).  Raises ValueError for fewer than 2 features.
+    Source: Dinh, Sohl-Dickstein and Bengio, *Density estimation using Real NVP* (2017).
 
     >>> coupling = AffineCoupling(features=2)  # the identity, until it is trained
     >>> [part.detach() for part in coupling(torch.tensor([[1.0, 2.0]]))]
@@ -143,12 +117,10 @@ class ActNorm(nn.Module):
             [ 1.,  1.]])
     """
 
-    context = 0
-
     def __init__(self, features: int):
         super().__init__()
         self.features, self.initialized = features, False
-        self.loc, self.log_scale = nn.Parameter(torch.zeros(features)), nn.Parameter(torch.zeros(features))
+        self.loc, self.log_scale = (nn.Parameter(torch.zeros(features)) for _ in range(2))
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor(self.initialized)  # part of the state_dict
@@ -156,21 +128,18 @@ class ActNorm(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         self.initialized = bool(state)
 
-    @torch.no_grad()
-    def _initialize(self, points: Tensor) -> None:
-        std = points.std(0, correction=0)
-        self.loc.copy_(points.mean(0))
-        self.log_scale.copy_(torch.where(std > 0, std, 1.0).log())  # a coordinate that never varies is only shifted
-        self.initialized = True
-
     def forward(self, x: Points, context: Context = None) -> tuple[Points, Numbers]:
-        _check(self, x, context)
+        check_input(self, x, context)
         if self.training and not self.initialized and x.shape[:-1].numel() > 1:
-            self._initialize(x.reshape(-1, self.features))
+            with torch.no_grad():
+                std, loc = torch.std_mean(x.reshape(-1, self.features), 0, correction=0)
+                self.loc.copy_(loc)
+                self.log_scale.copy_(torch.where(std > 0, std, 1.0).log())  # what never varies is only shifted
+            self.initialized = True
         return (x - self.loc) * (-self.log_scale).exp(), -self.log_scale.sum().expand(x.shape[:-1])
 
     def inverse(self, z: Points, context: Context = None) -> tuple[Points, Numbers]:
-        _check(self, z, context)
+        check_input(self, z, context)
         return z * self.log_scale.exp() + self.loc, self.log_scale.sum().expand(z.shape[:-1])
 
 
@@ -179,15 +148,12 @@ class InvertibleLinear(nn.Module):
 
         z = W x,   W = P L U,   log_det = Σ log|U_ii|
 
-    P is a permutation, L has ones on its diagonal; W starts as a random rotation.
-    Source: Kingma and Dhariwal, *Glow* (2018), §3.2.
+    P permutes, L has ones on its diagonal, W starts as a rotation.  Source: Kingma and Dhariwal, *Glow* (2018), §3.2.
 
     >>> z, log_det = InvertibleLinear(features=3)(torch.ones(5, 3))
     >>> z.shape, bool((log_det.abs() < 1e-5).all())
     (torch.Size([5, 3]), True)
     """
-
-    context = 0
 
     def __init__(self, features: int):
         super().__init__()
@@ -203,16 +169,16 @@ class InvertibleLinear(nn.Module):
         return L, self.U.triu(1) + torch.diag(self.sign * self.log_diagonal.exp())
 
     def forward(self, x: Points, context: Context = None) -> tuple[Points, Numbers]:
-        _check(self, x, context)
+        check_input(self, x, context)
         L, U = self._factors()
         return x @ (self.P @ L @ U).mT, self.log_diagonal.sum().expand(x.shape[:-1])
 
     def inverse(self, z: Points, context: Context = None) -> tuple[Points, Numbers]:
-        _check(self, z, context)
+        check_input(self, z, context)
         L, U = self._factors()
         rows = z.reshape(-1, self.features) @ self.P  # P⁻¹ = Pᵀ
-        rows = solve_triangular(L.mT, rows, upper=True, left=False, unitriangular=True)
-        rows = solve_triangular(U.mT, rows, upper=False, left=False)
+        rows = torch.linalg.solve_triangular(L.mT, rows, upper=True, left=False, unitriangular=True)
+        rows = torch.linalg.solve_triangular(U.mT, rows, upper=False, left=False)
         return rows.reshape(z.shape), -self.log_diagonal.sum().expand(z.shape[:-1])
 
 
@@ -232,16 +198,16 @@ class Flow(nn.Module):
     def __init__(self, transforms: Iterable[nn.Module], features: int):
         super().__init__()
         self.transforms, self.features = nn.ModuleList(transforms), features
-        for i, transform in enumerate(self.transforms):
-            if (made_for := getattr(transform, "features", features)) != features:
-                raise ValueError(f"transforms: expected {features} features like the flow, got {made_for} in place {i}")
-        widths = {width for transform in self.transforms if (width := getattr(transform, "context", 0))}
+        made_for = [getattr(transform, "features", features) for transform in self.transforms]
+        if {*made_for} - {features}:
+            raise ValueError(f"transforms: expected {features} features like the flow, got {made_for}")
+        widths = {getattr(transform, "context", 0) for transform in self.transforms} - {0}
         if len(widths) > 1:
             raise ValueError(f"transforms: expected one width of context, got {sorted(widths)}")
         self.context = max(widths, default=0)
 
     def _run(self, transforms: Iterable, way: str, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        _check(self, x, context)
+        check_input(self, x, context)
         total = x.new_zeros(x.shape[:-1])
         for transform in transforms:
             x, log_det = getattr(transform, way)(x, context if getattr(transform, "context", 0) else None)

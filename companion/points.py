@@ -4,7 +4,7 @@ from collections.abc import Callable
 from numbers import Real
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 BLOCK = 2**20  # bytes of derivatives held at once: small blocks stay in the cache and beat one big one
 
@@ -88,6 +88,21 @@ def check_covariance(cov: Tensor, loc: Tensor, name: str) -> tuple[Tensor, Tenso
         smallest = torch.linalg.eigvalsh(cov.detach())[..., 0]
         require(name, smallest, stopped == 0, "a positive definite matrix, its smallest eigenvalue > 0")
     return cov, L
+
+
+def check_input(made_for: nn.Module, x: Tensor, context: Tensor | None) -> None:
+    """Make sure that points and context are what a module with `features` and `context` was made for."""
+    if check_points(x).shape[-1] != made_for.features:
+        raise ValueError(f"x: expected shape (*batch, {made_for.features}), got {tuple(x.shape)}")
+    if x.dtype != (dtype := next(made_for.parameters(), x).dtype):
+        raise TypeError(f"x: expected {dtype} like the parameters, got {x.dtype}; see .double() and .float()")
+    if context is not None and check_points(context, "context").dtype != x.dtype:
+        raise TypeError(f"context: expected {x.dtype} like x, got {context.dtype}")
+    width = getattr(made_for, "context", 0)
+    expected = (*x.shape[:-1], width) if width else None
+    got = None if context is None else tuple(context.shape)
+    if got != expected:
+        raise ValueError(f"context: expected {expected and f'shape {expected}'}, got {got and f'shape {got}'}")
 
 
 def on_batch(fn: Callable[[Tensor], Tensor], at_once: int | None = None) -> Callable[[Tensor], Tensor]:

@@ -1,20 +1,35 @@
-"""One loop for every training of the course: Adam with a cosine schedule, seeded, resumable, in one process or several.
+"""One loop for every training of the course, and the plain network that most of them train.
 
+The loop is Adam with a cosine schedule, seeded, resumable, in one process or several.
 Under `torchrun --nproc-per-node=2 script.py` the same script trains in two processes, with the gradients of one.
 """
 
 import atexit
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
+
+
+def mlp(inputs: int, outputs: int, hidden: Sequence[int], activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+    """Linear layers with an activation between them; the last one starts at 0, and so does what the network gives.
+
+    >>> mlp(2, 3, hidden=(8,))(torch.ones(4, 2)).abs().sum()
+    tensor(0., grad_fn=<SumBackward0>)
+    """
+    sizes = [inputs, *hidden]
+    layers = [module for a, b in pairwise(sizes) for module in (nn.Linear(a, b), activation())]
+    last = nn.Linear(sizes[-1], outputs)
+    nn.init.zeros_(last.weight), nn.init.zeros_(last.bias)
+    return nn.Sequential(*layers, last)
 
 
 def fit(

@@ -707,7 +707,7 @@ def test_points_of_another_dtype_than_the_parameters(name, own_errors):
 
 @pytest.mark.parametrize("made", [ActNorm(3), InvertibleLinear(3), AffineCoupling(3), realnvp(3, 1)])
 def test_transforms_for_other_features(made):
-    with pytest.raises(ValueError, match=says("transforms: expected 2 features like the flow, got 3 in place 1")):
+    with pytest.raises(ValueError, match=says("transforms: expected 2 features like the flow, got [2, 3]")):
         Flow([Flip(), made], 2)
 
 
