@@ -1,10 +1,10 @@
-# make book · test · lab · notebooks · clean — each makes .venv and installs the pinned requirements on first use
+# make book · test · lab · notebooks · bench · mutants · clean — each makes .venv and installs the pinned requirements on first use
 
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: book test lab notebooks clean
+.PHONY: book test lab notebooks bench mutants clean
 
 book: $(READY)
 	$(BIN)/jupyter-book build book --path-output . -W -n --all --keep-going
@@ -26,6 +26,13 @@ lab: $(READY)
 
 notebooks: $(READY)
 	$(BIN)/python book/execute.py
+
+bench: $(READY)
+	$(BIN)/pip install --disable-pip-version-check -r tests/bench-requirements.txt
+	$(BIN)/python tests/bench.py
+
+mutants: $(READY)
+	$(BIN)/python tests/mutants.py
 
 clean:
 	rm -rf _build .venv .pytest_cache .ruff_cache book/.ruff_cache .hypothesis companion.egg-info

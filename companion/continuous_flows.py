@@ -12,8 +12,20 @@ from torch import Tensor, nn
 from torchdiffeq import odeint
 
 from companion.flows import Context, Flow, Numbers, Points
-from companion.points import check_input, check_points
+from companion.points import check_input, check_points, require
 from companion.training import mlp
+
+
+def _velocity(field: Callable[..., Tensor], t: Tensor, x: Tensor, context: Tensor | None) -> Tensor:
+    """The field's velocities at the points, after making sure that there is one of the same kind for each."""
+    v = field(t, x) if context is None else field(t, x, context)
+    if not isinstance(v, Tensor):
+        raise TypeError(f"field: expected a torch.Tensor, got {type(v).__name__}")
+    if v.shape != x.shape:
+        raise ValueError(f"field: expected shape {tuple(x.shape)} like the points, got {tuple(v.shape)}")
+    if v.dtype != x.dtype:
+        raise TypeError(f"field: expected {x.dtype} like the points, got {v.dtype}")
+    return v
 
 
 class VelocityNetwork(nn.Module):
@@ -45,8 +57,8 @@ class ContinuousFlow(Flow):
     derivatives then run through; `evaluations` counts what the last path took.  `features` and `context` are the
     field's own where it has them.
 
-    Raises ValueError for an unknown `trace`, for a field without `features` where none are given, and for a field that
-    gives another shape than that of the points.
+    Raises ValueError for an unknown `trace`, for a field without `features` where none are given, for points that are
+    not finite, and for a field whose velocities are not like the points.  The solver does not bear `torch.vmap`.
     Source: Chen et al., *Neural ordinary differential equations* (2018); Grathwohl et al., *FFJORD* (2019).
 
     >>> flow = ContinuousFlow(lambda t, x: 2 * x, features=2)
@@ -88,14 +100,15 @@ class ContinuousFlow(Flow):
     def _path(self, x: Tensor, context: Tensor | None, start: float, end: float) -> tuple[Tensor, Tensor]:
         """Where the points are at the end, and ∫ ∇·v dt on the way."""
         check_input(self, x, context)
-        probes, beside = self._probes(x), () if context is None else (context,)
+        require("x", x.detach(), x.isfinite(), "finite numbers")
         self.evaluations = 0
+        if not x.numel():
+            return x, x.new_zeros(x.shape[:-1])  # the solver cannot choose a step for no points
+        probes = self._probes(x)
 
         def rate(t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             self.evaluations += 1
-            v, pull_back = torch.func.vjp(lambda x: self.field(t, x, *beside), state[0])
-            if v.shape != x.shape:
-                raise ValueError(f"field: expected shape {tuple(x.shape)} like the points, got {tuple(v.shape)}")
+            v, pull_back = torch.func.vjp(lambda x: _velocity(self.field, t, x, context), state[0])
             return v, sum((pull_back(e.expand_as(v))[0] * e).sum(-1) for e in probes)
 
         times = torch.tensor([start, end], dtype=x.dtype, device=x.device)
@@ -124,11 +137,9 @@ def flow_matching_loss(
     >>> bool(right < still)
     True
     """
-    check_points(x)
+    if not check_points(x).numel():
+        raise ValueError(f"x: expected at least one point, got shape {tuple(x.shape)}")
     noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
     t = torch.rand(x.shape[:-1], generator=generator, dtype=x.dtype, device=x.device)
     at = noise + t[..., None] * (x - noise)
-    v = field(t, at) if context is None else field(t, at, context)
-    if v.shape != x.shape:
-        raise ValueError(f"field: expected shape {tuple(x.shape)} like the points, got {tuple(v.shape)}")
-    return ((v - (x - noise)) ** 2).sum(-1).mean()
+    return ((_velocity(field, t, at, context) - (x - noise)) ** 2).sum(-1).mean()

@@ -108,5 +108,5 @@ def galaxy(length: float = 1.5, width: float = 0.3, turn: float = 1.0) -> Densit
     def log_prob(x: Tensor) -> Tensor:
         return _normal(swirl(x, -1) / sizes.to(x.dtype)) - log(length * width)
 
-    edge = 5 * length
+    edge = max(5 * length, 6 * width)
     return Density("galaxy", sample, log_prob, 1 + log(2 * pi * length * width), (-edge, -edge), (edge, edge))

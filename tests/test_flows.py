@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from mutants import stale
 from reference import BAD_POINTS, assert_close, seeded
 from torch import nn
 from torch.autograd import gradcheck
@@ -743,3 +744,8 @@ def test_transforms_for_contexts_of_two_widths():
 @pytest.mark.parametrize("name", FLOWS)
 def test_the_state_is_made_of_tensors(name):
     assert all(isinstance(value, torch.Tensor) for value in MAKE[name](2, 0).state_dict().values())
+
+
+def test_every_mutant_still_applies():
+    """Else `make mutants` would break nothing."""
+    assert stale("flows") == []
