@@ -80,7 +80,7 @@ class AffineCoupling(_Coupling):
     [tensor([[1., 2.]]), tensor([0.])]
     """
 
-    says, bound = 2, 3.0
+    says, bound = 2, 2.0
 
     def log_scale(self, raw: Tensor) -> Tensor:
         return self.bound * torch.tanh(raw / self.bound)

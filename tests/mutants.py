@@ -49,7 +49,7 @@ FLOWS = [
     Mutant("inverse scales forward", "(z - t) / s.exp()", "(z - t) * s.exp()"),
     Mutant("inverse right at the identity only", "(z - t) / s.exp()", "z"),
     Mutant("no bound", "self.bound * torch.tanh(raw / self.bound)", "raw"),
-    Mutant("another bound", "says, bound = 2, 3.0", "says, bound = 2, 2.0"),
+    Mutant("another bound", "says, bound = 2, 2.0", "says, bound = 2, 1.5"),
     Mutant("slope of the log-scale", "torch.tanh(raw / self.bound)", "torch.tanh(raw)"),
     Mutant("moves the wrong half", "kept, part = x.split", "part, kept = x.split"),
     Mutant("swap ignored", "self.swap = features, context, swap", "self.swap = features, context, False"),

@@ -2,11 +2,13 @@
 
 import math
 import re
-from collections.abc import Callable
+from base64 import b64decode
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +17,12 @@ from playwright.sync_api import expect
 from torch.distributions import Normal
 
 from companion.divergence import divergence, flux
+from companion.flows import realnvp
 from companion.gradients import directional_derivative, gradient
-from companion.jacobians import jacobian
+from companion.jacobians import jacobian, log_abs_det
 from companion.kl import kl_normal
 
+BOOK = Path(__file__).parents[1] / "book"
 NUMBERS = {"rel": 0, "abs": 1e-6}
 SHOWN = {"rel": 0, "abs": 6e-5}  # four decimals
 
@@ -129,6 +133,30 @@ def normals(pair: str, loc0: float, scale0: float, loc1: float, scale1: float) -
     return want, [*want.values()]
 
 
+STORED = torch.load(BOOK / "data" / "flows.pt")["ring"][0]["weights"]
+RING = realnvp(features=2)
+RING.load_state_dict(STORED)
+RING.double().requires_grad_(False)
+
+
+def after(layers: float, z: torch.Tensor) -> torch.Tensor:
+    """Latent points with so many layers undone; the last one perhaps in part, and then on their straight way."""
+    for k, transform in enumerate(reversed(RING.transforms)):
+        share = min(1, max(0, layers - k))
+        z = (1 - share) * z + share * transform.inverse(z)[0]
+    return z
+
+
+def grain(layers: float, z1: float, z2: float) -> tuple[dict, list]:
+    """The values of a grain in a flow, and what is shown of them; the log-determinant from the Jacobian of the map."""
+    z = point(z1, z2)
+    x1, x2 = after(layers, z).tolist()
+    latent = Normal(point(0, 0), 1).log_prob(z).sum().item()
+    log_det = log_abs_det(lambda z: after(layers, z), z).item()
+    want = {"z1": z1, "z2": z2, "x1": x1, "x2": x2, "latent": latent, "logDet": log_det, "logProb": latent - log_det}
+    return want | {"layers": layers}, [*want.values()]
+
+
 # ---- What each figure can do ----
 
 
@@ -146,8 +174,8 @@ class Handle:
 @dataclass
 class Spec:
     page: str
-    choice: str  # the setting that the select box changes
-    options: dict
+    choice: str  # the setting that the select box, or the slider, changes
+    options: Iterable  # what the box offers, or where the slider has marks
     numbers: Callable  # from the settings to the values and to the numbers shown
     states: list[dict]
     start: dict
@@ -337,6 +365,33 @@ SPECS = {
         ],
         orange=3,
     ),
+    "flows-layers": Spec(
+        page="flows",
+        choice="layers",
+        options=range(9),
+        numbers=grain,
+        states=[
+            {"z1": z1, "z2": z2}
+            for z1, z2 in [(0, 0), (0.6, 0.8), (-1.3, 0.45), (0.9, -2.1), (-0.2, -0.7), (2.5, 2.5), (-2.5, 1.9)]
+        ],
+        start={"layers": 8, "z1": 0.6, "z2": 0.8},
+        rest={"layers": 5, "z1": 0.5, "z2": -0.6},
+        handles=[
+            Handle(
+                "Grain",
+                changes="z1",
+                lands=at_the_pointer,
+                keys=["ArrowRight", "ArrowUp", "Shift+ArrowUp"],
+                leads={"z1": 0.6, "z2": -0.49},
+                says="Latent log-density at z: −2.1379",
+            ),
+        ],
+        edges=[
+            ({"layers": 12, "z1": 9, "z2": -9}, {"layers": 8, "z1": 2.5, "z2": -2.5}),
+            ({"layers": -3, "z1": -9, "z2": 9}, {"layers": 0, "z1": -2.5, "z2": 2.5}),
+        ],
+        orange=2,
+    ),
 }
 
 
@@ -346,10 +401,16 @@ class Figure:
     def __init__(self, page, name: str):
         self.page, self.name, self.spec = page, name, SPECS[name]
         self.root = page.locator(f"#live-{name}")
-        self.first, self.chosen = self.values(), self.root.locator("select").input_value()
+        self.control = self.root.locator("select, input")
+        self.first, self.chosen = self.values(), self.control.input_value()
 
     def put(self, **settings) -> None:
         self.page.evaluate("([name, settings]) => courseFigures[name].set(settings)", [self.name, settings])
+
+    def choose(self, option) -> None:
+        """What a hand does with the select box, or with the slider."""
+        slider = self.control.get_attribute("type") == "range"
+        self.control.fill(str(option)) if slider else self.control.select_option(option)
 
     def values(self) -> dict:
         return self.page.evaluate("(name) => courseFigures[name].values()", self.name)
@@ -451,13 +512,13 @@ def only(*names: str) -> pytest.MarkDecorator:
 
 def test_figure_begins_where_the_image_stands(opened):
     assert opened.first == pytest.approx(opened.spec.numbers(**opened.spec.start)[0], **NUMBERS)
-    assert opened.chosen == opened.spec.start[opened.spec.choice]
+    assert opened.chosen == str(opened.spec.start[opened.spec.choice])
 
 
 @each(lambda spec: spec.options)
 def test_figure_computes_what_the_companion_computes(figure, item):
     options = figure.root.locator("option").evaluate_all("all => all.map((option) => option.value)")
-    assert options == list(figure.spec.options)
+    assert options == [*map(str, figure.spec.options)]
     for state in figure.spec.states:
         settings = {figure.spec.choice: item} | state
         figure.put(**settings)
@@ -467,8 +528,8 @@ def test_figure_computes_what_the_companion_computes(figure, item):
 
 
 @each(lambda spec: spec.options)
-def test_select_box_changes_the_figure(figure, item):
-    figure.root.locator("select").select_option(item)
+def test_select_box_or_slider_changes_the_figure(figure, item):
+    figure.choose(item)
     want = figure.numbers(**{figure.spec.choice: item})
     assert figure.values() == pytest.approx(want, **NUMBERS)
 
@@ -787,3 +848,182 @@ def test_numbers_beside_the_axes_stay_on_a_phone(on_a_phone):
         return a.left < b.left || a.right > b.right || a.top < b.top || a.bottom > b.bottom;
     }).map((text) => text.textContent)"""
     assert on_a_phone.root.locator(".flat text").evaluate_all(outside) == []
+
+
+# ---- The layers of a flow ----
+
+
+@only("flows-layers")
+@pytest.mark.parametrize("layers", [0.05, 2.25, 3.5, 6.9, 7.95])
+def test_part_of_a_layer_is_a_map_of_its_own(figure, layers):
+    for state in figure.spec.states:
+        figure.put(layers=layers, **state)
+        want, shown = grain(layers, **state)
+        assert figure.values() == pytest.approx(want, **NUMBERS)
+        assert figure.shown() == pytest.approx(shown, **SHOWN)
+
+
+@only("flows-layers")
+def test_in_the_end_it_is_the_density_of_the_flow(figure):
+    for state in figure.spec.states:
+        figure.put(layers=8, **state)
+        x, log_det = RING.inverse(point(state["z1"], state["z2"]))
+        want = {"x1": x[0].item(), "x2": x[1].item(), "logDet": log_det.item(), "logProb": RING.log_prob(x).item()}
+        values = figure.values()
+        assert {name: values[name] for name in want} == pytest.approx(want, **NUMBERS)
+
+
+def in_figure(name: str) -> torch.Tensor:
+    text = (BOOK / "assets" / "figures" / "flows-layers-weights.js").read_text(encoding="utf-8")
+    encoded = re.search(rf'{name}: "(.*)"', text)[1]
+    return torch.from_numpy(np.frombuffer(b64decode(encoded), dtype="<f4").copy())
+
+
+GRAINS = torch.randn(300, 2, generator=torch.Generator().manual_seed(3))  # as in the still picture
+
+
+def test_figure_has_the_weights_that_are_stored():
+    """After another training `python book/train.py export` brings them."""
+    assert torch.equal(in_figure("weights"), torch.cat([tensor.flatten() for tensor in STORED.values()]))
+    assert torch.equal(in_figure("grains"), GRAINS.flatten())
+
+
+def test_weights_are_loaded_where_they_are_needed_and_only_there(figures):
+    for name in SPECS:
+        sources = figures(name).page.evaluate("[...document.scripts].map((script) => script.src)")
+        assert any("weights" in source for source in sources) == (name == "flows-layers")
+
+
+def test_image_stays_without_weights(reading, book):
+    with reading(book / "flows.html", block="weights.js$") as (page, _):
+        expect(page.locator("#live-flows-layers img")).to_be_visible()
+        assert page.locator("#live-flows-layers .live").count() == 0
+
+
+def units(board) -> Callable:
+    """What takes pixels to places on a square board, 8 units wide with 0 in the middle."""
+    width = board.locator("svg").evaluate("(svg) => svg.getBoundingClientRect().width")
+    return lambda pixels: (np.array(pixels, dtype=float) / width - 0.5) * [8, -8]
+
+
+def on_board(figure, board: int, path: str) -> list[np.ndarray]:
+    """The lines of a curve on a square board, each by its points."""
+    box = figure.root.locator(".jxgbox").nth(board)
+    lines = box.locator(path).first.get_attribute("d").split("M")[1:]
+    to_units = units(box)
+    return [to_units(re.findall(r"([-\d.e]+) ([-\d.e]+)", line)) for line in lines]
+
+
+ON_BOARD = {"rel": 0, "abs": 0.012}  # half a pixel
+BOARDS = [(0, 0), (1, 1), (1, 4.25), (1, 8)]  # and how many layers are undone there
+
+
+@only("flows-layers")
+@pytest.mark.parametrize(("board", "undone"), BOARDS)
+def test_grains_are_drawn_where_the_layers_take_them(figure, board, undone):
+    figure.put(layers=undone or 5)  # the latent board shows the heap at all times
+    dots = on_board(figure, board, figure.path("out"))
+    assert np.array([dot[0] for dot in dots]) == pytest.approx(after(undone, GRAINS.double()).numpy(), **ON_BOARD)
+
+
+def distance(points: np.ndarray, line: np.ndarray) -> float:
+    """How far the farthest of the points is from the line through the corners `line`."""
+    a, along = line[:-1], line[1:] - line[:-1]
+    share = ((points[:, None] - a) * along).sum(-1) / np.maximum((along**2).sum(-1), 1e-12)
+    nearest = a + share.clip(0, 1)[..., None] * along
+    return np.linalg.norm(points[:, None] - nearest, axis=-1).min(1).max()
+
+
+@only("flows-layers")
+@pytest.mark.parametrize(("board", "undone"), BOARDS)
+def test_threads_are_drawn_where_the_layers_take_them(figure, board, undone):
+    figure.put(layers=undone or 5)
+    ticks, fine = (torch.linspace(-2.5, 2.5, n, dtype=torch.float64) for n in (11, 1001))
+    pairs = [(tick.expand(1001), fine) for tick in ticks]
+    sheet = torch.stack([torch.stack(pair[::way], -1) for pair in pairs for way in (1, -1)])
+    drawn = on_board(figure, board, figure.path("in"))
+    assert len(drawn) == len(sheet)
+    for line, thread in zip(drawn, after(undone, sheet).numpy()):
+        assert distance(thread, line) < 0.1  # four pixels
+
+
+@only("flows-layers")
+@pytest.mark.parametrize("undone", [1, 4, 8])
+def test_threads_that_are_drawn_lead_back_to_the_sheet(figure, undone):
+    figure.put(layers=undone)
+    for i, line in enumerate(on_board(figure, 1, figure.path("in"))):
+        z = torch.tensor(line)
+        for transform in RING.transforms[8 - undone :]:
+            z = transform(z)[0]
+        assert z[:, i % 2].numpy() == pytest.approx(-2.5 + 0.5 * (i // 2), **ON_BOARD)
+        assert (z[:, 1 - i % 2].diff() > 0).all()
+
+
+@only("flows-layers")
+@pytest.mark.parametrize("undone", [0, 3, 6.5])
+def test_grain_in_hand_is_drawn_on_its_way(figure, undone):
+    figure.put(layers=undone)
+    z = point(figure.spec.rest["z1"], figure.spec.rest["z2"])
+    [way] = on_board(figure, 1, figure.path("ink"))
+    stops = [*range(math.ceil(undone)), undone]
+    assert way == pytest.approx(np.array([after(k, z).numpy() for k in stops]), **ON_BOARD)
+    board = figure.root.locator(".jxgbox").nth(1)
+    dot = figure.drawn(board.locator("ellipse[stroke-width='0px']"))
+    middle = dot["x"] + dot["width"] / 2, dot["y"] + dot["height"] / 2
+    assert units(board)(middle) == pytest.approx(way[-1], **ON_BOARD)
+
+
+@only("flows-layers")
+def test_slider_follows_the_arrow_keys(figure):
+    figure.control.focus()
+    led = []
+    keys = ["ArrowRight", "Shift+ArrowLeft", "ArrowUp", "Shift+ArrowUp", "ArrowDown", "ArrowLeft", "Shift+ArrowDown"]
+    for key in keys:
+        figure.page.keyboard.press(key)
+        led.append(figure.values()["layers"])
+    assert led == [6, 5.95, 6, 6.05, 6, 5, 4.95]
+    assert figure.control.input_value() == "4.95"
+    expect(figure.control).to_have_attribute("aria-valuetext", "4.95 of 8 layers undone")
+    expect(figure.root).to_contain_text("4.95 of 8 layers undone:")
+
+
+@only("flows-layers")
+def test_slider_follows_the_hand(figure):
+    box = figure.control.bounding_box()
+    figure.page.mouse.click(box["x"] + 0.3 * box["width"], box["y"] + box["height"] / 2)
+    layers = figure.values()["layers"]
+    assert layers == pytest.approx(2.4, abs=0.3)
+    assert figure.values() == pytest.approx(figure.numbers(layers=layers), **NUMBERS)
+
+
+@only("flows-layers")
+def test_button_undoes_layer_after_layer(figure):
+    led = []
+    for start in (5.3, 8):
+        figure.put(layers=start)
+        for _ in range(3):
+            figure.root.get_by_role("button", name="Undo the next layer" if start < 8 else "Back to the heap").click()
+            led.append(start := figure.values()["layers"])
+    assert led == [6, 7, 8, 0, 1, 2]
+
+
+@only("flows-layers")
+def test_undoing_takes_its_time(in_motion):
+    for start, name, end in [(5, "Undo the next layer", 6), (8, "Back to the heap", 0)]:
+        in_motion.put(layers=start)
+        in_motion.root.get_by_role("button", name=name).click()
+        in_motion.wait_for("layers", start, end)
+
+
+@only("flows-layers")
+def test_hand_stops_the_layers(in_motion):
+    """The slider stays where it is put; a hurried second press of the button skips the rest of what the first began."""
+    figure = in_motion
+    figure.put(layers=8)
+    figure.root.get_by_role("button", name="Back to the heap").click()
+    figure.choose(3)
+    figure.page.wait_for_timeout(100)
+    assert figure.values()["layers"] == 3
+    for _ in range(2):
+        figure.root.get_by_role("button", name="Undo the next layer").click()
+    figure.wait_for("layers", 3, 5)
