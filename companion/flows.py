@@ -223,7 +223,7 @@ class Flow(nn.Module):
     def log_prob(self, x: Points, context: Context = None) -> Numbers:
         """The log-density at x, in nats, with all its constants."""
         z, log_det = self(x, context)
-        return log_det - (z**2).sum(-1) / 2 - self.features * log(2 * pi) / 2
+        return log_det - z.square().sum(-1) / 2 - self.features * log(2 * pi) / 2
 
     def sample(self, shape: Sequence[int], context: Context = None, generator: torch.Generator | None = None) -> Points:
         """Random points of shape `(*shape, d)`, from a context `(*shape, c)` where the flow takes one."""
