@@ -28,7 +28,7 @@ class Config:
     """The sizes of a model, its horizon and its samples, under the names of the source article.
 
     `overshooting` is the horizon L of latent overshooting: 1 is the plain ELBO.  With `smoothing`, the posterior sees
-    the later observations too.  With `stop_gradient`, priors of two steps and more do not move the posterior.
+    the later observations too.  With `stop_gradient`, the posterior is not drawn to priors of two steps and more.
     Raises ValueError for a size, a horizon or a number of samples below 1.
     """
 
@@ -167,6 +167,8 @@ class DeepKalmanFilter(nn.Module):
         if obs.dtype != self.z_q_0.dtype:
             raise TypeError(f"obs: expected {self.z_q_0.dtype} like the parameters, got {obs.dtype}")
         mask = obs.new_ones(obs.shape[:-1], dtype=torch.bool) if mask is None else mask
+        if not isinstance(mask, Tensor):
+            raise TypeError(f"mask: expected a torch.Tensor, got {type(mask).__name__}")
         if mask.dtype != torch.bool or mask.shape != obs.shape[:-1]:
             got = f"{mask.dtype} of shape {tuple(mask.shape)}"
             raise ValueError(f"mask: expected torch.bool of shape {tuple(obs.shape[:-1])}, got {got}")
@@ -214,7 +216,10 @@ class DeepKalmanFilter(nn.Module):
         the ELBO; with L ≥ 2 it is no lower bound.  `noise` `(L, T, samples, sequences, z_dim)` replaces random numbers.
         """
         obs, mask = self._check(obs, mask)
-        noise = self._noise(self.config.overshooting, self.config.sampling_num, obs) if noise is None else noise
+        if noise is None:
+            noise = self._noise(self.config.overshooting, self.config.sampling_num, obs)
+        if noise.shape[:2] != (levels := (self.config.overshooting, obs.shape[1])):
+            raise ValueError(f"noise: expected the levels and times {levels} first, got shape {tuple(noise.shape)}")
         path, there = self._infer(obs, mask, noise[0]), mask.mT.to(obs.dtype)[:, None]  # (T, 1, sequences)
         error = (self.emitter(path.z) - obs.transpose(0, 1)[:, None]).square()
         each = (error / self.emit_log_sigma.exp() + self.emit_log_sigma).sum(-1) / 2

@@ -80,7 +80,7 @@ def update(mean: Tensor, cov: Tensor, x: Tensor, C: Tensor, R: Tensor) -> tuple[
     kept = torch.eye(mean.shape[-1], dtype=mean.dtype, device=mean.device) - K @ C
     white = torch.linalg.solve_triangular(factor, innovation[..., None], upper=False)[..., 0]
     log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    log_p = -(white.square().sum(-1) + log_det + seen.sum(-1) * log(2 * pi)) / 2
+    log_p = -(white.square().sum(-1) + log_det + seen.sum(-1, dtype=x.dtype) * log(2 * pi)) / 2
     return Moments(mean + _times(K, innovation), _between(kept, cov) + _between(K, R)), log_p
 
 
@@ -104,13 +104,15 @@ class LinearGaussianModel:
     def __init__(self, A: Tensor, C: Tensor, Q: Tensor, R: Tensor, m0: Tensor, P0: Tensor):
         given = {"A": A, "C": C, "Q": Q, "R": R, "P0": P0}
         d = check_points(m0, "m0").shape[-1]
-        p = check_points(C, "C").shape[0] if C.ndim else 0
+        p = check_points(C, "C").shape[0]
         shapes = {"A": (d, d), "C": (p, d), "Q": (d, d), "R": (p, p), "P0": (d, d)}
         _require_shape("m0", m0, (d,))
+        require("m0", m0.detach(), m0.isfinite(), "finite numbers")
         for name, value in given.items():
             if check_points(value, name).dtype != m0.dtype:
                 raise TypeError(f"{name}: expected {m0.dtype} like m0, got {value.dtype}")
             _require_shape(name, value, shapes[name])
+            require(name, value.detach(), value.isfinite(), "finite numbers")
         self.R, _ = check_covariance(R, R.new_zeros(p), "R")
         self.A, self.C, self.m0 = A, C, m0
         self.Q, self.P0 = _check_spread(Q, "Q"), _check_spread(P0, "P0")
@@ -181,8 +183,10 @@ class LinearGaussianModel:
             raise ValueError(f"steps: expected a whole number ≥ 1, got {steps!r}")
 
         def noise(cov: Tensor) -> Tensor:
-            values, vectors = torch.linalg.eigh(cov)  # also for a covariance with zeros among its eigenvalues
-            root = vectors * values.clamp(min=0).sqrt()
+            root, stopped = torch.linalg.cholesky_ex(cov)
+            if stopped:  # a covariance with zeros among its eigenvalues
+                values, vectors = torch.linalg.eigh(cov)
+                root = vectors * values.clamp(min=0).sqrt()
             like = {"dtype": cov.dtype, "device": cov.device}
             return _times(root, torch.randn(*batch, len(cov), generator=generator, **like))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-NEEDED = ("companion", "tests", "pyproject.toml")
+NEEDED = ("companion", "tests", "book/data", "pyproject.toml")
 AT_ONCE = 2
 # Exit code 1 is pytest's for "a test failed"; 99 says that the run saw another companion than the copy.
 RUN = """
@@ -124,7 +124,250 @@ FLOWS = [
     Mutant("glow: no context", "AffineCoupling(features, hidden, context) for", "AffineCoupling(features, hidden) for"),
 ]
 
-MUTANTS: dict[str, tuple[str, list[Mutant]]] = {"flows": ("tests/test_flows.py", FLOWS)}
+KALMAN = [
+    # predict, update
+    Mutant("A transposed in the mean", "_times(A, mean), _between(A, cov)", "_times(A.mT, mean), _between(A, cov)"),
+    Mutant("Mᵀ P M for M P Mᵀ", "return M @ P @ M.mT", "return M.mT @ P @ M"),
+    Mutant("no Q", "_between(A, cov) + Q", "_between(A, cov)"),
+    Mutant("Q a standard deviation", "_between(A, cov) + Q", "_between(A, cov) + Q @ Q"),
+    Mutant("no R in S", "S = _between(C, cov) + R", "S = _between(C, cov)"),
+    Mutant("R a standard deviation", "S = _between(C, cov) + R", "S = _between(C, cov) + R @ R"),
+    Mutant("sign of the innovation", "torch.where(seen, x, 0.0) - _times(C, mean)", "_times(C, mean) - x.nan_to_num()"),
+    Mutant(
+        "innovation forgets the mean", "torch.where(seen, x, 0.0) - _times(C, mean)", "x.nan_to_num() + 0 * C[0, 0]"
+    ),
+    Mutant("mean not updated", "Moments(mean + _times(K, innovation),", "Moments(mean,"),
+    Mutant("mean moved away", "mean + _times(K, innovation)", "mean - _times(K, innovation)"),
+    Mutant("gain of the whitened innovation", "mean + _times(K, innovation)", "mean + _times(K, white)"),
+    Mutant("short form of P", "_between(kept, cov) + _between(K, R)), log_p", "kept @ cov), log_p"),
+    Mutant("no K R Kᵀ", "_between(kept, cov) + _between(K, R)), log_p", "_between(kept, cov)), log_p"),
+    Mutant("I + K C", "device=mean.device) - K @ C", "device=mean.device) + K @ C"),
+    Mutant(
+        "gain without P",
+        "torch.cholesky_solve(C @ cov, factor)",
+        "torch.cholesky_solve(C + 0 * cov[..., :1, :1], factor)",
+    ),
+    Mutant("log|L| for log|S|", "log_det = 2 * factor", "log_det = factor"),
+    Mutant("sign of log|S|", "log_det = 2 * factor", "log_det = -2 * factor"),
+    Mutant("|·| for |·|²", "white.square().sum(-1)", "white.abs().sum(-1)"),
+    Mutant("no whitening", "white.square().sum(-1)", "innovation.square().sum(-1)"),
+    Mutant("½ missing", "* log(2 * pi)) / 2", "* log(2 * pi))"),
+    Mutant("2π missing", "* log(2 * pi)", "* 0.0"),
+    Mutant("log π for log 2π", "* log(2 * pi)", "* log(pi)"),
+    Mutant("log 2π in the default dtype", "* log(2 * pi)", "* torch.tensor(2 * pi).log()"),
+    # missing numbers
+    Mutant("missing is 0", "seen = ~x.isnan()", "seen, x = ~x.isnan() | True, x.nan_to_num()"),
+    Mutant("a step counts whole or not", "seen = ~x.isnan()", "seen = ~x.isnan().any(-1, keepdim=True).expand_as(x)"),
+    Mutant("NaN multiplied away", "torch.where(seen, x, 0.0)", "x"),
+    Mutant("missing: C kept", "w[..., None] * C, w[..., None] * R", "C, w[..., None] * R"),
+    Mutant("missing: R kept", "w[..., None] * R * w[..., None, :] + torch.diag_embed(1 - w)", "R"),
+    Mutant("missing: columns of R kept", "w[..., None] * R * w[..., None, :]", "w[..., None] * R"),
+    Mutant("missing: variance 2", "torch.diag_embed(1 - w)", "2 * torch.diag_embed(1 - w)"),
+    Mutant("missing: innovation kept", "innovation = w * innovation", "pass"),
+    # the model
+    Mutant("P0 moved before it is used", "self.A, self.Q) if t else known", "self.A, self.Q)"),
+    Mutant("never moved on", "self.A, self.Q) if t else known", "self.A, self.Q) if t < 0 else known"),
+    Mutant(
+        "predicted and updated swapped",
+        "return Filtered(_in_time(expected, batch), _in_time(known, batch)",
+        "return Filtered(_in_time(known, batch), _in_time(expected, batch)",
+    ),
+    Mutant(
+        "mean over time for the sum",
+        "self.filter(obs).log_likelihood.sum(-1)",
+        "self.filter(obs).log_likelihood.mean(-1)",
+    ),
+    Mutant(
+        "sum over the batch too", "self.filter(obs).log_likelihood.sum(-1)", "self.filter(obs).log_likelihood.sum()"
+    ),
+    Mutant("Q not symmetric to the last digit", "cov = (cov + cov.mT) / 2", "pass"),
+    Mutant("a singular Q refused", "smallest >= -allowed", "smallest > allowed"),
+    Mutant("a negative eigenvalue accepted", "smallest >= -allowed", "smallest > -10 + 0 * allowed"),
+    Mutant("rounding refused", "smallest >= -allowed", "smallest >= 0"),
+    Mutant("infinite observations accepted", "~obs.isinf()", "~obs.isinf() | True"),
+    Mutant("no observation at all accepted", " or not obs.shape[-2]", ""),
+    Mutant("one observation for all accepted", "obs.shape[-1] != p or", "obs.shape[-1] not in (1, p) or"),
+    # smooth
+    Mutant(
+        "smoother starts from the prediction",
+        "later = Moments(known.mean[..., -1, :]",
+        "later = Moments(predicted.mean[..., -1, :]",
+    ),
+    Mutant("smoother one step short", "range(obs.shape[-2] - 2, -1, -1)", "range(obs.shape[-2] - 2, 0, -1)"),
+    Mutant("smoother in reversed time", "_in_time(steps[::-1], obs", "_in_time(steps, obs"),
+    Mutant(
+        "G without P", "torch.cholesky_solve(self.A @ cov, factor)", "torch.cholesky_solve(self.A + 0 * cov, factor)"
+    ),
+    Mutant(
+        "G with A transposed",
+        "torch.cholesky_solve(self.A @ cov, factor)",
+        "torch.cholesky_solve(self.A.mT @ cov, factor)",
+    ),
+    Mutant(
+        "smoother: this step's prediction",
+        "later.mean - predicted.mean[..., t + 1, :]",
+        "later.mean - predicted.mean[..., t, :]",
+    ),
+    Mutant(
+        "smoother: the mean before A",
+        "later.mean - predicted.mean[..., t + 1, :]",
+        "later.mean - known.mean[..., t, :]",
+    ),
+    Mutant("smoother: no Q", "_between(G, self.Q + later.cov)", "_between(G, later.cov)"),
+    Mutant("smoother: no later covariance", "_between(G, self.Q + later.cov)", "_between(G, self.Q + 0 * later.cov)"),
+    Mutant("smoother: only what is filtered", "_between(kept, cov) + _between(G, self.Q + later.cov)", "cov"),
+    Mutant("smoother: predicted covariance of now", "predicted.cov[..., t + 1, :, :]", "predicted.cov[..., t, :, :]"),
+    # forecast, sample
+    Mutant(
+        "forecast without noise",
+        "ahead.append(predict(*state, self.C, self.R))",
+        "ahead.append(predict(*state, self.C, 0 * self.R))",
+    ),
+    Mutant(
+        "forecast starts a step late",
+        "state = predict(*state, self.A, self.Q)\n            ahead.append(predict(*state, self.C, self.R))",
+        "ahead.append(predict(*state, self.C, self.R))\n            state = predict(*state, self.A, self.Q)",
+    ),
+    Mutant("forecast from the prediction", "known = self.filter(obs).updated", "known = self.filter(obs).predicted"),
+    Mutant("generator ignored", "generator=generator, ", ""),
+    Mutant("samples in float32 always", '"dtype": cov.dtype', '"dtype": torch.float32'),
+    Mutant("variance for scale", "values.clamp(min=0).sqrt()", "values.clamp(min=0)"),
+    Mutant("root of a negative number", "values.clamp(min=0).sqrt()", "values.sqrt()"),
+    Mutant("no m0", "states = [self.m0 + noise(self.P0)]", "states = [noise(self.P0)]"),
+    Mutant("first state from Q", "noise(self.P0)]", "noise(self.Q)]"),
+    Mutant("later states from P0", "states[-1]) + noise(self.Q)", "states[-1]) + noise(self.P0)"),
+    Mutant(
+        "one noise for all steps",
+        "[_times(self.C, state) + noise(self.R) for state in states]",
+        "[_times(self.C, state) + v for v in [noise(self.R)] for state in states]",
+    ),
+    Mutant("observations without noise", "_times(self.C, state) + noise(self.R)", "_times(self.C, state)"),
+    Mutant(
+        "one noise for the whole batch", "torch.randn(*batch, len(cov), generator", "torch.randn(len(cov), generator"
+    ),
+]
+
+DEEP_KALMAN = [
+    # the loss
+    Mutant("std for variance", "error / self.emit_log_sigma.exp()", "error / self.emit_scale"),
+    Mutant("½ missing", "+ self.emit_log_sigma).sum(-1) / 2", "+ self.emit_log_sigma).sum(-1)"),
+    Mutant("log-scale for log-variance", "exp() + self.emit_log_sigma).sum", "exp() + 2 * self.emit_log_sigma).sum"),
+    Mutant("KL of the prior from the posterior", "kl_normal(*q, *prior)", "kl_normal(*prior, *q)"),
+    Mutant("mean over coordinates", "kl_normal(*q, *prior).sum(-1)", "kl_normal(*q, *prior).mean(-1)"),
+    Mutant("divides by at least L", "clamp(max=self.config.overshooting)", "clamp(min=self.config.overshooting)"),
+    Mutant("sum over distances", "kl = total / steps.to(obs.dtype)[:, None, None]", "kl = total"),
+    Mutant("longer priors at earlier times", "(0, 0, 0, 0, d, 0)", "(0, 0, 0, 0, 0, d)"),
+    Mutant("target of another time", "part[d:] for", "part[: len(part) - d] for"),
+    Mutant("stop_gradient ignored", "if d and self.config.stop_gradient", "if False"),
+    Mutant("stop_gradient for all priors", "if d and self.config", "if self.config"),
+    Mutant("mask ignored in the loss", "(there * term).sum((0, 2))", "term.sum((0, 2))"),
+    Mutant("mean over sequences", ".sum((0, 2)).mean() for", ".sum(0).mean() for"),
+    Mutant("steps on the default device", "len(total) + 1, device=obs.device", "len(total) + 1"),
+    # the priors
+    Mutant(
+        "start from the wrong time",
+        "prior[0][:-1] + prior[1][:-1] * eps[-n:-1]",
+        "prior[0][1:] + prior[1][1:] * eps[1 - n :]",
+    ),
+    Mutant("no noise on the way", "prior[0][:-1] + prior[1][:-1] * eps[-n:-1]", "prior[0][:-1]"),
+    Mutant("noise of the posterior again", "for eps in noise[1:]:", "for eps in noise[:-1]:"),
+    Mutant("noise of another time", "eps[-n:-1]", "eps[1 - n :]"),
+    Mutant("horizon one short", "for eps in noise[1:]:", "for eps in noise[2:]:"),
+    # the path
+    Mutant("looks at the time before", "seen[:, t]", "seen[:, t - 1]"),
+    Mutant("starts from 0", "self.z_q_0.expand(noise.shape[1:])", "torch.zeros_like(noise[0])"),
+    Mutant("variance for std in the sample", "q[0] + q[1] * noise[t]", "q[0] + q[1].square() * noise[t]"),
+    Mutant("no noise in the sample", "q[0] + q[1] * noise[t]", "q[0]"),
+    Mutant("sample of the prior", "q[0] + q[1] * noise[t]", "prior[0] + prior[1] * noise[t]"),
+    Mutant("sample without gradients", "z = q[0] + q[1] * noise[t]", "z = (q[0] + q[1] * noise[t]).detach()"),
+    Mutant("noise in the default dtype", "torch.randn(shape, dtype=obs.dtype,", "torch.randn(shape,"),
+    Mutant(
+        "noise on the default device",
+        "dtype=obs.dtype, device=obs.device)\n\n    def _priors",
+        "dtype=obs.dtype)\n\n    def _priors",
+    ),
+    Mutant(
+        "one noise for all samples",
+        "return torch.randn(shape, dtype=obs.dtype, device=obs.device)",
+        "return torch.randn(shape, dtype=obs.dtype, device=obs.device)[:, :, :1].expand(shape)",
+    ),
+    Mutant("True for a number of samples", "if isinstance(samples, bool) or not", "if not"),
+    Mutant("no samples accepted", "samples < 1", "samples < 0"),
+    # the bounds
+    Mutant(
+        "elbo: KL of the prior from the posterior", "kl_normal(*path.q, *path.prior)", "kl_normal(*path.prior, *path.q)"
+    ),
+    Mutant(
+        "elbo: mask ignored",
+        "return (there.mT.to(obs.dtype)[:, None] * each).sum(0).mean(0)",
+        "return each.sum(0).mean(0)",
+    ),
+    Mutant("elbo: sum over samples", ".sum(0).mean(0).reshape", ".sum(0).sum(0).reshape"),
+    Mutant(
+        "log_weights: mask ignored",
+        "return (there.mT.to(obs.dtype)[:, None] * each).sum(0).reshape",
+        "return each.sum(0).reshape",
+    ),
+    Mutant("log_weights: sign of log q", "- _log_normal(path.z, *path.q)", "+ _log_normal(path.z, *path.q)"),
+    Mutant("log_weights: no prior", "log_p + _log_normal(path.z, *path.prior) -", "log_p -"),
+    Mutant("2π missing", " - scale.log() - log(2 * pi) / 2", " - scale.log()"),
+    Mutant("sum, not mean, of weights", ".logsumexp(0) - log(samples)", ".logsumexp(0)"),
+    Mutant("mean of log-weights", ".logsumexp(0) - log(samples)", ".mean(0)"),
+    Mutant("emit_scale is the variance", "return (self.emit_log_sigma / 2).exp()", "return self.emit_log_sigma.exp()"),
+    # what is drawn
+    Mutant("filter: axes mixed up", "z.permute(1, 2, 0, 3)", "z.permute(2, 1, 0, 3)"),
+    Mutant(
+        "forecast: from the first state",
+        "self.filter(obs, samples)[..., -1, :]",
+        "self.filter(obs, samples)[..., 0, :]",
+    ),
+    Mutant("no noise of the emission", "loc + self.emit_scale * torch.randn_like(loc)", "loc"),
+    Mutant("no noise of the state", "z = loc + scale * torch.randn_like(loc)", "z = loc"),
+    # the parts
+    Mutant("Emitter without its linear part", "self.linear(z) + self.net(z)", "self.net(z)"),
+    Mutant("Transition: the step for the state", "return z + step,", "return step,"),
+    Mutant("Transition: scale may be 0", "step, softplus(raw) + MIN_SCALE", "step, softplus(raw)"),
+    Mutant("Transition: exp for softplus", "step, softplus(raw) + MIN_SCALE", "step, raw.exp() + MIN_SCALE"),
+    Mutant(
+        "Posterior: weight of scales",
+        "(prior_scale / (softplus(raw) + MIN_SCALE)).square()",
+        "prior_scale / (softplus(raw) + MIN_SCALE)",
+    ),
+    Mutant("Posterior: weights exchanged", "(prior_loc + weight * m)", "(weight * prior_loc + m)"),
+    Mutant("Posterior: variance for std", "prior_scale * (1 + weight).rsqrt()", "prior_scale / (1 + weight)"),
+    Mutant("Posterior: scale may be 0", ".clamp(min=MIN_SCALE)", ""),
+    Mutant(
+        "Posterior: sees the scale, not its logarithm",
+        "torch.cat([prior_loc, prior_scale.log()], -1)",
+        "torch.cat([prior_loc, prior_scale], -1)",
+    ),
+    Mutant(
+        "reads from start to end",
+        "(mask.sum(1, keepdim=True) - 1 - T).remainder(obs.shape[1])",
+        "T.expand(obs.shape[:2])",
+    ),
+    Mutant(
+        "reads from the end of the padding",
+        "(mask.sum(1, keepdim=True) - 1 - T)",
+        "(obs.shape[1] - 1 - T).expand(obs.shape[:2])",
+    ),
+    Mutant("what was read stays turned around", "read.gather(1, order[..., None].expand_as(read))", "read"),
+    Mutant("smoothing ignored", "SmoothingPosterior if config.smoothing else Posterior", "Posterior"),
+    Mutant("emit_log_sigma of the config ignored", "float(config.emit_log_sigma)", "0.0"),
+    # what is refused
+    Mutant("padding kept", "obs = torch.where(mask[..., None], obs, 0.0)", "pass"),
+    Mutant("holes accepted", "(mask[..., 1:] & ~mask[..., :-1]).any()", "False"),
+    Mutant("empty sequences accepted", "not mask[..., 0].all() or ", ""),
+    Mutant("NaN accepted", 'require("obs", obs.detach(), obs.isfinite(), "finite numbers")', "pass"),
+    Mutant("mask of another shape accepted", " or mask.shape != obs.shape[:-1]", ""),
+    Mutant("horizon 0 accepted", "or value < 1", "or value < 0"),
+]
+
+MUTANTS: dict[str, tuple[str, list[Mutant]]] = {
+    "flows": ("tests/test_flows.py", FLOWS),
+    "kalman": ("tests/test_kalman.py", KALMAN),
+    "deep_kalman": ("tests/test_deep_kalman.py", DEEP_KALMAN),
+}
 
 
 def source(module: str, mutant: Mutant, root: Path = ROOT) -> Path:

@@ -34,6 +34,7 @@
   }
   label("#pst-primary-sidebar", { role: "complementary", "aria-label": "Course" });
   label(".citation[role=doc-biblioentry]", { role: "listitem" });
+  label(".has-children > details > summary", { "aria-label": "Sections of this chapter" });
 
   /* Whoever cannot use a mouse has to be able to scroll a wide formula, table or listing, and only those. */
   function reachScrollers() {
