@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,7 @@ def test_the_ledger_page_lists_every_check():
     for chapter in CHAPTERS:
         assert set(equations(chapter)) <= set(sections)
         for name, how in ledger(chapter):
-            assert f"✓ {how.replace('<', '&lt;')}</div>" in sections[name]
+            assert f"✓ {escape(how)}</div>" in sections[name]
     assert set(sections) == {name for chapter in CHAPTERS for name in equations(chapter)}
     assert "NOT CHECKED" not in page
     (counts,) = ["".join(output["text"]) for output in outputs if output["output_type"] == "stream"]

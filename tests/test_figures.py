@@ -20,6 +20,7 @@ from companion.divergence import divergence, flux
 from companion.flows import realnvp
 from companion.gradients import directional_derivative, gradient
 from companion.jacobians import jacobian, log_abs_det
+from companion.kalman import LinearGaussianModel
 from companion.kl import kl_normal
 
 BOOK = Path(__file__).parents[1] / "book"
@@ -157,6 +158,43 @@ def grain(layers: float, z1: float, z2: float) -> tuple[dict, list]:
     return want | {"layers": layers}, [*want.values()]
 
 
+YEARS, FLOWS = np.genfromtxt(BOOK / "data" / "nile.csv", delimiter=",", skip_header=1).T
+
+
+def local_level(Q: float, R: float, first: int, last: int) -> tuple[LinearGaussianModel, torch.Tensor]:
+    """A model of the Nile, and what it sees of the flows: those from the year `first` to `last` are hidden."""
+    one = torch.eye(1, dtype=torch.float64)
+    model = LinearGaussianModel(A=one, C=one, Q=Q * one, R=R * one, m0=1000 * one[0], P0=1e6 * one)
+    hidden = (first <= YEARS) & (last >= YEARS)
+    return model, torch.tensor(np.where(hidden, np.nan, FLOWS))[:, None]
+
+
+def levels(known: str, Q: float, R: float, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+    """The level in every year and its standard deviation, by the filter or by the smoother."""
+    model, obs = local_level(Q, R, first, last)
+    mean, cov = model.smooth(obs) if known == "smoother" else model.filter(obs).updated
+    return mean[:, 0].numpy(), cov[:, 0, 0].sqrt().numpy()
+
+
+def nile(known: str, Q: float, R: float, first: int, last: int, year: int) -> tuple[dict, list]:
+    """The values of a year in the local-level model, and what is shown of them."""
+    model, obs = local_level(Q, R, first, last)
+    t = year - 1871
+    predicted, updated, log_likelihood = model.filter(obs)
+    m, P = predicted.mean[t].item(), predicted.cov[t].item()
+    hidden = first <= year <= last
+    mean, cov = model.smooth(obs) if known == "smoother" else updated
+    found = {
+        "expected": m,
+        "innovation": math.nan if hidden else FLOWS[t] - m,
+        "gain": 0 if hidden else P / (P + R),
+        "level": mean[t].item(),
+        "scale": cov[t].sqrt().item(),
+        "logLikelihood": log_likelihood.sum().item(),
+    }
+    return {"Q": Q, "R": R, "first": first, "last": last, "year": year} | found, [*found.values()]
+
+
 # ---- What each figure can do ----
 
 
@@ -209,6 +247,23 @@ def one_width_from_the_peak(place, pointer, pivot):
     floor = pivot[1] + (place[1] - pivot[1]) / fall
     lower = (place[0] - pivot[0]) / (pointer[0] - pivot[0])
     return pointer[0], floor - lower * (floor - place[1])
+
+
+def whole_years(place, pointer, pivot):
+    """An end of the hidden years moves by whole years; here they are 15, and the pivot is their other end."""
+    year = abs(pivot[0] - place[0]) / 15
+    return place[0] + year * round((pointer[0] - place[0]) / year), place[1]
+
+
+def along_the_level(place, pointer, pivot):
+    """By whole years, too; the pivot is the first end of the hidden years, which lies at a flow of 360."""
+    rest = SPECS["kalman-nile"].rest
+    level, _ = levels(*(rest[name] for name in ("known", "Q", "R", "first", "last")))
+    start = rest["year"] - 1871
+    year = (pivot[0] - place[0]) / (rest["first"] - 0.5 - rest["year"])
+    later = round((pointer[0] - place[0]) / year)
+    rise = (level[start + later] - level[start]) / (level[start] - 360)
+    return place[0] + year * later, place[1] - rise * (pivot[1] - place[1])
 
 
 SPECS = {
@@ -392,6 +447,65 @@ SPECS = {
         ],
         orange=2,
     ),
+    "kalman-nile": Spec(
+        page="kalman",
+        choice="known",
+        options=("filter", "smoother"),
+        numbers=nile,
+        states=[
+            {"Q": Q, "R": R, "first": first, "last": last, "year": year}
+            for Q, R, (first, last, year) in [
+                *product([10, 1469, 1e5], [1e3, 1e5], [(1871, 1870, 1898), (1891, 1910, 1911)]),
+                *[(1469, 15099, hidden) for hidden in [(1871, 1871, 1871), (1871, 1890, 1891), (1971, 1970, 1970)]],
+                *[(700, 4e4, hidden) for hidden in [(1913, 1913, 1914), (1950, 1970, 1970), (1871, 1970, 1900)]],
+                *[(25, 30000, hidden) for hidden in [(1891, 1910, 1890), (1891, 1910, 1891), (1891, 1910, 1910)]],
+            ]
+        ],
+        start={"known": "filter", "Q": 1469, "R": 15099, "first": 1891, "last": 1910, "year": 1911},
+        rest={"known": "filter", "Q": 2000, "R": 12000, "first": 1891, "last": 1905, "year": 1880},
+        handles=[
+            Handle(
+                "Year",
+                changes="year",
+                pivot="First hidden year",
+                lands=along_the_level,
+                keys=["ArrowRight", "ArrowUp", "Shift+ArrowUp", "Shift+ArrowRight", "ArrowLeft", "Shift+ArrowDown"],
+                leads={"year": 1886},
+                says="Innovation: −77.6028",
+            ),
+            Handle(
+                "First hidden year",
+                changes="first",
+                pivot="Last hidden year",
+                lands=whole_years,
+                keys=["ArrowRight", "Shift+ArrowLeft", "Shift+ArrowDown", "ArrowDown"],
+                leads={"first": 1889},
+                says="Log-likelihood of all years seen: −532.3408",
+            ),
+            Handle(
+                "Last hidden year",
+                changes="last",
+                pivot="First hidden year",
+                lands=whole_years,
+                keys=["ArrowLeft", "ArrowUp", "ArrowUp", "Shift+ArrowRight"],
+                leads={"last": 1911},
+                says="Log-likelihood of all years seen: −505.6799",
+            ),
+        ],
+        edges=[
+            ({"first": 1899.6, "last": 1888.4, "year": 1885.4}, {"first": 1900, "last": 1899, "year": 1885}),
+            ({"first": 1880.4, "last": 1890.4, "year": 1900.6}, {"first": 1880, "last": 1890, "year": 1901}),
+            (
+                {"Q": 1, "R": 1e9, "first": 1800, "last": 1800, "year": 1800},
+                {"Q": 10, "R": 1e5, "first": 1871, "last": 1870, "year": 1871},
+            ),
+            (
+                {"Q": 1e9, "R": 1, "first": 2000, "last": 2000, "year": 2000},
+                {"Q": 1e5, "R": 1e3, "first": 1971, "last": 1970, "year": 1970},
+            ),
+        ],
+        orange=1,
+    ),
 }
 
 
@@ -401,7 +515,7 @@ class Figure:
     def __init__(self, page, name: str):
         self.page, self.name, self.spec = page, name, SPECS[name]
         self.root = page.locator(f"#live-{name}")
-        self.control = self.root.locator("select, input")
+        self.control = self.root.locator("select, input").first
         self.first, self.chosen = self.values(), self.control.input_value()
 
     def put(self, **settings) -> None:
@@ -429,10 +543,13 @@ class Figure:
         self.page.wait_for_function(on_its_way, arg=[self.name, value, start, end])
         self.page.wait_for_function(f"(arg) => ({off})(arg) < 1e-9", arg=[self.name, value, end])
 
+    def colour(self, name: str) -> str:
+        value = "(name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim()"
+        return self.page.evaluate(value, f"--{name}")
+
     def path(self, colour: str) -> str:
         """The curves drawn in a colour of the style sheet, as a selector."""
-        value = "(name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim()"
-        return f"path[stroke='{self.page.evaluate(value, f'--{colour}')}']"
+        return f"path[stroke='{self.colour(colour)}']"
 
     def drawn(self, selector) -> dict:
         """The frame about an element's shape, in the pixels of its board."""
@@ -840,9 +957,10 @@ def on_a_phone(figure):
     figure.page.wait_for_function("(svg) => svg.getBoundingClientRect().width > 390", arg=drawing)
 
 
-@only("kl-normals")
+@only("kl-normals", "kalman-nile")
 def test_numbers_beside_the_axes_stay_on_a_phone(on_a_phone):
-    on_a_phone.put(loc1=-1.0, scale1=0.9)  # the smallest scale has the longest numbers
+    if on_a_phone.name == "kl-normals":
+        on_a_phone.put(loc1=-1.0, scale1=0.9)  # the smallest scale has the longest numbers
     outside = """(all) => all.filter((text) => {
         const [a, b] = [text, text.closest(".flat")].map((e) => e.getBoundingClientRect());
         return a.left < b.left || a.right > b.right || a.top < b.top || a.bottom > b.bottom;
@@ -1027,3 +1145,210 @@ def test_hand_stops_the_layers(in_motion):
     for _ in range(2):
         figure.root.get_by_role("button", name="Undo the next layer").click()
     figure.wait_for("layers", 3, 5)
+
+
+# ---- The flow of the Nile ----
+
+
+def test_figure_has_the_flows_that_are_stored():
+    text = (BOOK / "assets" / "figures" / "kalman-nile.js").read_text(encoding="utf-8")
+    flows = re.search(r"FLOWS = \[[^\n]*\n([^\]]*)\]", text)[1]
+    assert [int(number) for number in re.findall(r"\d+", flows)] == FLOWS.tolist()
+    assert YEARS.tolist() == [*range(1871, 1971)]
+
+
+def in_years(figure, path: str) -> np.ndarray:
+    """The corners of what is drawn as a path on the board of the Nile, in years and flows, line after line."""
+    drawn = figure.root.locator(f".flat path{path}").get_attribute("d")
+    corners = re.findall(r"([-\d.e]+) ([-\d.e]+)", drawn if "L" in drawn else "")  # one corner alone is not drawn
+    x, y = np.array(corners, dtype=float).reshape(-1, 2).T
+    return np.stack([figure.axis(0, "x")[1](x), figure.axis(0, "y")[1](y)], -1)
+
+
+IN_YEARS = {"rel": 0, "abs": 0.01}
+NILE_LINES = {"filter": ("out", "in"), "smoother": ("in", "out")}  # the colours of the level and of the other one
+
+
+def of_the_nile(figure, known: str, **changes) -> tuple[np.ndarray, np.ndarray]:
+    settings = figure.spec.rest | changes
+    return levels(known, *(settings[name] for name in ("Q", "R", "first", "last")))
+
+
+@only("kalman-nile")
+@pytest.mark.parametrize("known", NILE_LINES)
+@pytest.mark.parametrize(
+    "changes", [{}, {"Q": 50}, {"first": 1871, "last": 1870}, {"first": 1881, "last": 1960, "Q": 1e5}]
+)
+def test_level_is_drawn_with_its_band(figure, known, changes):
+    """The band covers 90 %, and is cut where the board ends; the level that was not chosen is dashed."""
+    figure.put(known=known, **changes)
+    expect(figure.control).to_have_value(known)
+    mine, theirs = NILE_LINES[known]
+    mean, scale = of_the_nile(figure, known, **changes)
+    line = in_years(figure, f"[stroke='{figure.colour(mine)}'][stroke-width='2.2px']:not([stroke-dasharray])")
+    assert line == pytest.approx(np.stack([YEARS, mean], -1), **IN_YEARS)
+    other = in_years(figure, f"[stroke='{figure.colour(theirs)}'][stroke-width='1.4px'][stroke-dasharray]")
+    unchosen, _ = of_the_nile(figure, next(name for name in NILE_LINES if name != known), **changes)
+    assert other == pytest.approx(np.stack([YEARS, unchosen], -1), **IN_YEARS)
+    band = in_years(figure, f"[fill='{figure.colour(mine)}']")
+    half = Normal(0.0, 1.0).icdf(torch.tensor(0.95)).item() * scale
+    upper, lower = (np.clip(mean + sign * half, 300, 1500) for sign in (1, -1))
+    want = np.concatenate([np.stack([YEARS, upper], -1), np.stack([YEARS, lower], -1)[::-1]])
+    assert band == pytest.approx(want, rel=0, abs=0.25)  # 1.645 is not quite the quantile
+
+
+@only("kalman-nile")
+@pytest.mark.parametrize("known", NILE_LINES)
+def test_dots_say_what_the_level_rests_on(figure, known):
+    """Strong ones are seen, pale ones come too late for the filter, and rings are hidden."""
+    figure.put(known=known, year=1908)
+    hidden, later = (YEARS >= 1891) & (YEARS <= 1905), (YEARS > 1908) & (known == "filter")
+    ink, paper = figure.colour("ink"), figure.colour("pst-color-background")
+    kinds = {
+        f"[stroke='{ink}'][stroke-width='4.8px'][stroke-opacity='1']": ~hidden & ~later,
+        f"[stroke='{ink}'][stroke-width='4.8px'][stroke-opacity='0.3']": later,
+        f"[stroke='{figure.colour('faint')}'][stroke-width='6px']": hidden,
+        f"[stroke='{paper}'][stroke-width='3.4px']": hidden,
+    }
+    for path, which in kinds.items():
+        dots = np.stack([YEARS, FLOWS], -1)[which]
+        assert in_years(figure, path) == pytest.approx(dots.repeat(2, 0), **IN_YEARS)
+
+
+@only("kalman-nile")
+@pytest.mark.parametrize("known", NILE_LINES)
+@pytest.mark.parametrize(("first", "last"), [(1891, 1905), (1871, 1871), (1950, 1970), (1900, 1899)])
+def test_handles_lie_at_the_year_and_beside_the_hidden_years(figure, known, first, last):
+    figure.put(known=known, first=first, last=last, year=1902)
+    to_x, to_y = (figure.axis(0, letter)[1] for letter in "xy")
+    mean, scale = (of[1902 - 1871] for of in of_the_nile(figure, known, first=first, last=last))
+    for name, place in [("Year", (1902, mean)), ("First", (first - 0.5, 360)), ("Last", (last + 0.5, 1440))]:
+        dot = figure.drawn(f"[aria-label^={name}]")
+        middle = to_x(dot["x"] + dot["width"] / 2), to_y(dot["y"] + dot["height"] / 2)
+        assert middle == pytest.approx(place, **IN_YEARS)
+    interval = in_years(figure, f"[stroke='{figure.colour('ink')}'][stroke-width='1.6px']")
+    assert interval == pytest.approx(np.array([[1902, mean - 1.645 * scale], [1902, mean + 1.645 * scale]]), **IN_YEARS)
+    shade = in_years(figure, f"[fill='{figure.colour('faint')}']")
+    corners = [(first - 0.5, 300), (first - 0.5, 1500), (last + 0.5, 1500), (last + 0.5, 300)]
+    assert shade == pytest.approx(np.array(corners), **IN_YEARS)
+    sides = in_years(figure, f"[stroke='{figure.colour('faint')}'][stroke-dasharray]")
+    assert sides == pytest.approx(np.array(corners)[[0, 1, 3, 2]], **IN_YEARS)
+
+
+@only("kalman-nile")
+@pytest.mark.parametrize(
+    ("first", "last", "hidden", "ends"),
+    [
+        (1891, 1910, "1891–1910", ("1891", "1910")),
+        (1900, 1900, "1900", ("1900", "1900")),
+        (9, 9, "none", ("none", "none")),
+    ],
+)
+def test_words_name_the_hidden_years(figure, first, last, hidden, ends):
+    figure.put(first=first, last=last, year=1900)
+    expect(figure.root.locator(".boards .hint")).to_have_text(f"Nile in 10⁸ m³; hidden: {hidden}; chosen: 1900.")
+    for name, end in zip(("First", "Last"), ends):
+        text = f"{name} hidden year, {end}; move it with the arrow keys"
+        expect(figure.handle(name)).to_have_attribute("aria-label", text)
+    text = "Year 1900; move" if hidden == "none" else "Year 1900, hidden; move"
+    expect(figure.handle("Year")).to_have_attribute("aria-label", f"{text} it with the arrow keys")
+
+
+@only("kalman-nile")
+@pytest.mark.parametrize(
+    ("handle", "across", "leads"),
+    [
+        ("Year", -900, {"year": 1871}),
+        ("Year", 900, {"year": 1970}),
+        ("First", -900, {"first": 1871}),
+        ("First", 900, {"first": 1906}),
+        ("Last", -900, {"last": 1890}),
+        ("Last", 900, {"last": 1970}),
+    ],
+)
+def test_ends_of_the_hidden_years_do_not_pass_each_other(figure, handle, across, leads):
+    figure.handle(handle).scroll_into_view_if_needed()
+    figure.drag(handle, across)
+    assert figure.values() == pytest.approx(figure.numbers(**leads), **NUMBERS, nan_ok=True)
+
+
+VARIANCES = {"Q": (1, 5), "R": (3, 5)}  # and the powers of 10 between which they lie
+
+
+@only("kalman-nile")
+@pytest.mark.parametrize(("name", "powers"), VARIANCES.items())
+def test_variances_follow_their_sliders(figure, name, powers):
+    slider = figure.root.locator("input").nth([*VARIANCES].index(name))
+    assert figure.root.get_by_label(re.compile(f"^{name}, variance of")).get_attribute("type") == "range"
+    for power, value in [(powers[0], 10 ** powers[0]), (powers[1], 1e5), (4.18, 15140), (3.17, 1479)]:
+        slider.fill(str(power))
+        assert figure.values() == pytest.approx(figure.numbers(**{name: value}), **NUMBERS)
+        expect(slider).to_have_attribute("aria-valuetext", f"{value:.0f}")
+        expect(slider.locator("xpath=following-sibling::span")).to_have_text(f"{value:.0f}")
+    figure.put(**{name: 15099})
+    expect(slider).to_have_attribute("aria-valuetext", "15099")
+    assert slider.input_value() == "4.18"
+    box = slider.bounding_box()
+    figure.page.mouse.click(box["x"] + 0.3 * box["width"], box["y"] + box["height"] / 2)
+    power = math.log10(figure.values()[name])
+    assert power == pytest.approx(powers[0] + 0.3 * (powers[1] - powers[0]), abs=0.1)
+
+
+@only("kalman-nile")
+@pytest.mark.parametrize("name", VARIANCES)
+def test_variances_follow_the_arrow_keys(figure, name):
+    figure.put(**{name: 10000})
+    figure.root.locator("input").nth([*VARIANCES].index(name)).focus()
+    led = []
+    keys = ["ArrowRight", "Shift+ArrowLeft", "ArrowUp", "Shift+ArrowUp", "ArrowDown", "ArrowLeft", "Shift+ArrowDown"]
+    for key in keys:
+        figure.page.keyboard.press(key)
+        led.append(figure.values()[name])
+    assert led == [12590, 12300, 15480, 15840, 12580, 9993, 9766]
+    assert figure.values() == pytest.approx(figure.numbers(**{name: led[-1]}), **NUMBERS)
+
+
+@only("kalman-nile")
+def test_button_hides_and_shows_years(figure):
+    figure.root.get_by_role("button", name="Hide no year").click()
+    assert figure.values() == pytest.approx(figure.numbers(first=1871, last=1870), **NUMBERS)
+    figure.root.get_by_role("button", name="Hide 1891–1910").click()
+    assert figure.values() == pytest.approx(figure.numbers(first=1891, last=1910), **NUMBERS)
+
+
+@only("kalman-nile")
+def test_years_pass_to_the_last_one(figure):
+    figure.root.get_by_role("button", name="Let the years pass").click()
+    assert figure.values() == pytest.approx(figure.numbers(year=1970), **NUMBERS)
+
+
+@only("kalman-nile")
+def test_years_take_their_time_and_begin_anew(in_motion):
+    for start, begin in [(1960, 1960), (1970, 1871)]:
+        in_motion.put(year=start)
+        in_motion.root.get_by_role("button", name="Let the years pass").click()
+        on_the_way = f"(({begin} + 1 < year) && (year < {begin} + 9))"
+        in_motion.page.wait_for_function(f"(({{ year }}) => {on_the_way})(courseFigures['kalman-nile'].values())")
+        if begin == 1960:
+            in_motion.page.wait_for_function("courseFigures['kalman-nile'].values().year === 1970")
+    in_motion.handle("Year").press("ArrowRight")  # stops them
+
+
+@only("kalman-nile")
+@pytest.mark.parametrize("by", ["key", "slider", "box", "button"])
+def test_hand_stops_the_years(in_motion, by):
+    figure = in_motion
+    figure.put(year=1890)
+    figure.root.get_by_role("button", name="Let the years pass").click()
+    figure.page.wait_for_function("courseFigures['kalman-nile'].values().year > 1891")
+    if by == "key":
+        figure.handle("Last").press("ArrowRight")
+    elif by == "slider":
+        figure.root.locator("input").first.fill("2")
+    elif by == "box":
+        figure.control.select_option("smoother")
+    else:
+        figure.root.get_by_role("button", name="Hide no year").click()
+    stopped = figure.values()
+    figure.page.wait_for_timeout(300)
+    assert figure.values() == pytest.approx(stopped, nan_ok=True)
