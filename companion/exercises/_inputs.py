@@ -97,3 +97,22 @@ def case(what, dtype, got, want, tol=1e-8):
     if dtype == torch.float32:
         return Case(f"{what}, in float32", got, want.float(), max(tol, 1e-4))
     return Case(what, got, want, tol)
+
+
+def pair(name, what, names, dtype, answer, wants, parts=None):
+    """Two cases, one for each of the two tensors that an answer holds; what is no pair gets a sentence.
+
+    `names` are those of the learner's `return`, `parts` what the cases are called, where that is something else.
+    """
+    answer = (None, None) if answer is None else answer
+    if not isinstance(answer, tuple | list) or len(answer) != 2:
+        got = f"one of shape {tuple(answer.shape)}" if torch.is_tensor(answer) else f"a {type(answer).__name__}"
+        got += f" of {len(answer)}" if isinstance(answer, tuple | list) else ""
+        raise ValueError(f"{name} should return two tensors, `return {', '.join(names)}`, got {got}")
+    for part, got, want in zip(parts or names, answer, wants):
+        yield case(f"{part} of {name} {what}", dtype, got, want)
+
+
+def numbers(x):
+    """A row of numbers with one decimal, as a sentence quotes it."""
+    return "(" + ", ".join(f"{value:.1f}" for value in x.tolist()) + ")"

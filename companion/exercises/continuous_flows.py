@@ -18,22 +18,6 @@ from companion.exercises import _inputs as inputs
 APART = 100  # gradients this far apart are alike: of mistakes with the same values, the closest gradient decides
 
 
-def _numbers(x):
-    """A row of numbers with one decimal, as a sentence quotes it."""
-    return "(" + ", ".join(f"{value:.1f}" for value in x.tolist()) + ")"
-
-
-def _two_cases(name, what, parts, dtype, answer, wants):
-    """A case for each of the two tensors of an answer; what does not hold two gets a sentence."""
-    answer = (None, None) if answer is None else answer
-    if not isinstance(answer, tuple | list) or len(answer) != 2:
-        got = f"one of shape {tuple(answer.shape)}" if torch.is_tensor(answer) else f"a {type(answer).__name__}"
-        got += f" of {len(answer)}" if isinstance(answer, tuple | list) else ""
-        raise ValueError(f"{name} should return two tensors, `return {', '.join(parts)}`, got {got}")
-    for part, got, want in zip(parts, answer, wants):
-        yield inputs.case(f"{part} of {name} {what}", dtype, got, want)
-
-
 def _values(what, dtype, got, want):
     """A case of values beside which gradients are compared: rounding in float32 may not decide between mistakes."""
     return inputs.case(what, dtype, got, want)._replace(alike=1e-3 if dtype == torch.float32 else None)
@@ -108,7 +92,7 @@ def _(attempt, generator):
         x, y = p[..., :1], p[..., 1:]
         return torch.cat([a * x * y + b * t * x, t * y**2 + x], -1)
 
-    what = f"divergence_along of v = ({a:.1f} xy + {b:.1f} tx, ty² + x) at {_numbers(p)}, t = {t:.1f}"
+    what = f"divergence_along of v = ({a:.1f} xy + {b:.1f} tx, ty² + x) at {inputs.numbers(p)}, t = {t:.1f}"
     yield Case(what, attempt(_field(velocity, 2), t, p), a * p[1] + b * t + 2 * t * p[1])
     for d, batch, dtype in inputs.SHAPES:
         field, on_paper = _wind(d, generator)
@@ -373,7 +357,7 @@ def _(attempt, generator):
 
     a, b = inputs.tenth(0.3, 0.9, 2, generator=generator).tolist()
     x = inputs.tenth(0.5, 2, 2, generator=generator)
-    what = f"euler_log_prob of v = ({a:.1f} + {b:.1f} t) x at {_numbers(x)}, in 2 steps"
+    what = f"euler_log_prob of v = ({a:.1f} + {b:.1f} t) x at {inputs.numbers(x)}, in 2 steps"
     got = attempt(_field(lambda t, x: (a + b * t) * x, 2), x, 2)
     yield Case(what, got, want(lambda t, x: ((a + b * t) * x, 2 * (a + b * t)), x, 2))
     for (d, batch, dtype), steps in zip(inputs.SHAPES, (1, 4, 3, 5)):
@@ -790,15 +774,15 @@ def _(attempt, generator):
 
     parts = "x_t", "target"
     (x0, x1), t = inputs.tenth(-2, 2, 2, 2, generator=generator), inputs.tenth(0.1, 0.4, generator=generator)
-    what = f"for x0 = {_numbers(x0)}, x1 = {_numbers(x1)}, t = {t:.1f}"
-    yield from _two_cases("matching_pair", what, parts, torch.float64, attempt(x0, x1, t), want(x0, x1, t))
+    what = f"for x0 = {inputs.numbers(x0)}, x1 = {inputs.numbers(x1)}, t = {t:.1f}"
+    yield from inputs.pair("matching_pair", what, parts, torch.float64, attempt(x0, x1, t), want(x0, x1, t))
     # the second question has as many points as coordinates: times along the wrong axis give numbers there, no error
     for d, batch, dtype in (2, (), torch.float64), (4, (4,), torch.float64), *inputs.SHAPES[2:]:
         x0, x1 = inputs.normal(2, *batch, d, generator=generator)
         t = inputs.uniform(0.05, 0.95, *batch, generator=generator)
         what = f"for points of shape {tuple(x0.shape)} and times of shape {batch}"
         answer = attempt(x0.to(dtype), x1.to(dtype), t.to(dtype))
-        yield from _two_cases("matching_pair", what, parts, dtype, answer, want(x0, x1, t))
+        yield from inputs.pair("matching_pair", what, parts, dtype, answer, want(x0, x1, t))
 
 
 @exercise.alternative
@@ -1058,14 +1042,14 @@ def _(attempt, generator):
 
     parts = "y", "log_det"
     A, x = inputs.tenth(-1, 1, 2, 2, generator=generator), inputs.tenth(0.5, 2, 2, generator=generator)
-    what = f"for A = ({_numbers(A[0])}, {_numbers(A[1])}) and x = {_numbers(x)}"
-    yield from _two_cases("linear_flow", what, parts, torch.float64, attempt(A, x), want(A, x))
+    what = f"for A = ({inputs.numbers(A[0])}, {inputs.numbers(A[1])}) and x = {inputs.numbers(x)}"
+    yield from inputs.pair("linear_flow", what, parts, torch.float64, attempt(A, x), want(A, x))
     for d, batch, dtype in inputs.SHAPES:
         A = 0.7 * inputs.normal(*batch, d, d, generator=generator)
         x = inputs.normal(*batch, d, generator=generator)
         what = f"for A of shape {tuple(A.shape)} and x of shape {tuple(x.shape)}"
         answer = attempt(A.to(dtype), x.to(dtype))
-        yield from _two_cases("linear_flow", what, parts, dtype, answer, want(A, x))
+        yield from inputs.pair("linear_flow", what, parts, dtype, answer, want(A, x))
 
 
 @exercise.alternative

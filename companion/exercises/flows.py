@@ -18,23 +18,6 @@ from companion.exercises import Exercise
 from companion.exercises import _inputs as inputs
 
 
-def _pair(name, what, names, dtype, answer, wants, parts=None):
-    """Two cases, one for each of the two tensors that an answer holds; what is no pair gets a sentence."""
-    answer = (None, None) if answer is None else answer
-    if not isinstance(answer, tuple | list) or len(answer) != 2:
-        got = f"one of shape {tuple(answer.shape)}" if torch.is_tensor(answer) else f"a {type(answer).__name__}"
-        if isinstance(answer, tuple | list):
-            got += f" of {len(answer)}"
-        raise ValueError(f"{name} should return two tensors, `return {', '.join(names)}`, got {got}")
-    for part, got, want in zip(parts or names, answer, wants):
-        yield inputs.case(f"{part} of {name} {what}", dtype, got, want)
-
-
-def _numbers(x):
-    """A row of numbers with one decimal, as a sentence quotes it."""
-    return "(" + ", ".join(f"{value:.1f}" for value in x.tolist()) + ")"
-
-
 def _log_volume(g, x):
     """log|det ∂g/∂x| at the points x, from the whole Jacobian of g, which takes one point."""
     return torch.linalg.slogdet(inputs.at_points(torch.func.jacrev(g), x)).logabsdet
@@ -334,15 +317,17 @@ def _coupling_cases(name, way, attempt, generator):
 
     point = torch.stack([u, v])
     answer = inputs.at_points(lambda p: _coupled(p, s, t, way), point)
-    what = f"for s(u) = {a:.1f}u, t(u) = {b:.1f} − u and {given} = {_numbers(point)}"
-    yield from _pair(
+    what = f"for s(u) = {a:.1f}u, t(u) = {b:.1f} − u and {given} = {inputs.numbers(point)}"
+    yield from inputs.pair(
         name, what, (asked, "log_det"), torch.float64, attempt(point, s, t), (answer, made_from(answer, s, t)[1])
     )
     for d, batch, dtype in (4, (3,), torch.float64), *inputs.SHAPES[1:]:
         answer, (s, t) = inputs.normal(*batch, d, generator=generator), _nets(d, generator)
         points, log_det = made_from(answer, s, t)
         what = f"for {given} of shape {(*batch, d)}"
-        yield from _pair(name, what, (asked, "log_det"), dtype, attempt(points.to(dtype), s, t), (answer, log_det))
+        yield from inputs.pair(
+            name, what, (asked, "log_det"), dtype, attempt(points.to(dtype), s, t), (answer, log_det)
+        )
 
 
 @exercise.check
@@ -883,7 +868,7 @@ def _(attempt, generator):
 
     transforms, _, (a, b) = _scalings(generator)
     x = inputs.tenth(0.3, 2, 2, generator=generator)
-    what = f"flow_log_prob of z₁ = {a:.1f} x, z₂ = {b:.1f} z₁ at x = {_numbers(x)}"
+    what = f"flow_log_prob of z₁ = {a:.1f} x, z₂ = {b:.1f} z₁ at x = {inputs.numbers(x)}"
     yield inputs.case(what, torch.float64, ask(transforms, x), Normal(0.0, 1 / (a * b)).log_prob(x).sum())
     for n, d, batch, dtype in STACKS:
         layers, x = [_layer(d, generator) for _ in range(n)], inputs.normal(*batch, d, generator=generator)
@@ -1147,13 +1132,15 @@ def _(attempt, generator):
         given, look = _untouched("inverses", inverses)
         answer = attempt(given, z.to(dtype))
         look()
-        yield from _pair("flow_sample", what, ("x", "log_prob"), dtype, answer, wants)
+        yield from inputs.pair("flow_sample", what, ("x", "log_prob"), dtype, answer, wants)
 
     _, inverses, (a, b) = _scalings(generator)
     z = inputs.tenth(0.3, 2, 2, generator=generator)
     x = z / (a * b)
     wants = x, Normal(0.0, 1 / (a * b)).log_prob(x).sum()
-    yield from ask(f"for z₁ = {a:.1f} x, z₂ = {b:.1f} z₁ and z₂ = {_numbers(z)}", inverses, z, torch.float64, wants)
+    yield from ask(
+        f"for z₁ = {a:.1f} x, z₂ = {b:.1f} z₁ and z₂ = {inputs.numbers(z)}", inverses, z, torch.float64, wants
+    )
     for n, d, batch, dtype in STACKS:
         layers, z = [_layer(d, generator) for _ in range(n)], inputs.normal(*batch, d, generator=generator)
         _, inverses, _, maps = zip(*layers)
@@ -1351,7 +1338,7 @@ def _(attempt, generator):
 
     log_q, entropy = -inputs.tenth(1, 4, 3, generator=generator), inputs.tenth(0.3, 0.9, generator=generator).item()
     log_q[0] -= 1  # they are never all three the same
-    what = f"for log_q = {_numbers(log_q)} and entropy = {entropy:.1f}"
+    what = f"for log_q = {inputs.numbers(log_q)} and entropy = {entropy:.1f}"
     asked = [(log_q, entropy, torch.float64, what)]
     for shape, sign, dtype in (
         ((8,), 1, torch.float64),  # by chance the estimate is negative
@@ -1364,7 +1351,7 @@ def _(attempt, generator):
         asked.append((log_q, entropy, dtype, f"for log_q of shape {shape} and entropy = {entropy:.3f}"))
     for log_q, entropy, dtype, what in asked:
         answer = attempt(log_q.to(dtype), entropy)
-        yield from _pair("gap_to_truth", what, ("gap", "standard_error"), dtype, answer, want(log_q, entropy))
+        yield from inputs.pair("gap_to_truth", what, ("gap", "standard_error"), dtype, answer, want(log_q, entropy))
 
 
 @exercise.alternative
@@ -1582,7 +1569,7 @@ def _(attempt, generator):
     pixels = torch.randint(1, levels, (d,), generator=generator).double()
     noise = inputs.tenth(0.1, 0.9, d, generator=generator)
     density = math.prod(2 * y / levels for y in (pixels + noise).tolist())
-    what = f"p(y) = 4 y₁ y₂, levels = 4, pixels = {_numbers(pixels)} and noise = {_numbers(noise)}"
+    what = f"p(y) = 4 y₁ y₂, levels = 4, pixels = {inputs.numbers(pixels)} and noise = {inputs.numbers(noise)}"
     answer = attempt(pixels, lambda y: torch.log(2 * y).sum(-1), levels, noise)
     want = -torch.log2(torch.tensor(density / levels**d, dtype=torch.float64)) / d
     yield inputs.case(f"bits_per_dimension for {what}", torch.float64, answer, want)
@@ -1819,8 +1806,8 @@ def _(attempt, generator):
     near = inputs.tenth(-2, 2, 2, generator=generator)
     far = near + inputs.tenth(1, 5, 2, generator=generator) * inputs.signs((2,), generator)
     x = torch.stack([near, far])
-    what = f"for the two points {_numbers(near)} and {_numbers(far)}"
-    yield from _pair("actnorm_start", what, ("loc", "log_scale"), torch.float64, attempt(x), want(x))
+    what = f"for the two points {inputs.numbers(near)} and {inputs.numbers(far)}"
+    yield from inputs.pair("actnorm_start", what, ("loc", "log_scale"), torch.float64, attempt(x), want(x))
     for n, d, dtype in (
         (4, 4, torch.float64),
         (7, 2, torch.float64),
@@ -1830,7 +1817,7 @@ def _(attempt, generator):
         loc, scale = inputs.normal(d, generator=generator), inputs.uniform(0.2, 4, d, generator=generator)
         x = loc + scale * inputs.normal(n, d, generator=generator)
         what = f"for x of shape {tuple(x.shape)}"
-        yield from _pair("actnorm_start", what, ("loc", "log_scale"), dtype, attempt(x.to(dtype)), want(x))
+        yield from inputs.pair("actnorm_start", what, ("loc", "log_scale"), dtype, attempt(x.to(dtype)), want(x))
 
 
 @exercise.alternative
@@ -2047,8 +2034,8 @@ def _(attempt, generator):
     (a, b, r), c = inputs.tenth(0.3, 1.8, 3, generator=generator), -inputs.tenth(0.3, 0.8, generator=generator)
     P, L, U = (a.new_tensor(rows) for rows in ([[0, 1], [1, 0]], [[1, 0], [r, 1]], [[a, b], [0, c]]))
     x = inputs.tenth(0.5, 2, 2, generator=generator)
-    what = f"for P = (0 1; 1 0), L = (1 0; {r:.1f} 1), U = ({a:.1f} {b:.1f}; 0 {c:.1f}) and x = {_numbers(x)}"
-    yield from _pair("lu_transform", what, names, torch.float64, attempt(x, P, L, U), want(x, P, L, U))
+    what = f"for P = (0 1; 1 0), L = (1 0; {r:.1f} 1), U = ({a:.1f} {b:.1f}; 0 {c:.1f}) and x = {inputs.numbers(x)}"
+    yield from inputs.pair("lu_transform", what, names, torch.float64, attempt(x, P, L, U), want(x, P, L, U))
     for d, batch, size, dtype in (
         (3, (3,), 1.0, torch.float64),  # as many points as coordinates: here W @ x goes unnoticed
         (5, (2, 3), 1.0, torch.float64),
@@ -2060,7 +2047,7 @@ def _(attempt, generator):
         latent, given = _log_normal(z), (a.to(dtype) for a in (x, *factors))
         wants, what = (z, log_det + latent), f"for x of shape {tuple(x.shape)}"
         answer = with_latent(attempt(*given), latent)
-        yield from _pair("lu_transform", what, names, dtype, answer, wants, parts)
+        yield from inputs.pair("lu_transform", what, names, dtype, answer, wants, parts)
 
 
 @exercise.alternative

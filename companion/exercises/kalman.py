@@ -16,22 +16,6 @@ from companion.exercises import _inputs as inputs
 from companion.kalman import predict, update
 
 
-def _two_cases(name, what, dtype, answer, wants):
-    """A case for each half of an answer, mean and cov; what does not hold two tensors gets a sentence."""
-    answer = (None, None) if answer is None else answer
-    if not isinstance(answer, tuple | list) or len(answer) != 2:
-        got = f"one of shape {tuple(answer.shape)}" if torch.is_tensor(answer) else f"a {type(answer).__name__}"
-        got += f" of {len(answer)}" if isinstance(answer, tuple | list) else ""
-        raise ValueError(f"{name} should return two tensors, `return mean, cov`, got {got}")
-    for part, got, want in zip(("mean", "cov"), answer, wants):
-        yield inputs.case(f"{part} of {name} {what}", dtype, got, want)
-
-
-def _numbers(x):
-    """A row of numbers with one decimal, as a sentence quotes it."""
-    return "(" + ", ".join(f"{value:.1f}" for value in x.tolist()) + ")"
-
-
 def _cov(*shape, generator):
     """Random covariances, shape (*batch, d, d): no eigenvalue is near 0, and no coordinate is on its own."""
     root = inputs.normal(*shape, shape[-1], generator=generator)
@@ -116,8 +100,12 @@ def _(attempt, generator):
     a, b = inputs.tenth(1.2, 3, 2, generator=generator).tolist()
     r = inputs.tenth(0.3, 0.9, generator=generator).item()
     cov = torch.tensor([[a, r], [r, b]], dtype=torch.float64)
-    what = f"for the mean {_numbers(mean)}, the cov ({a:.1f} {r:.1f}; {r:.1f} {b:.1f}), x = {x.item():.1f} and k = 1"
-    yield from _two_cases("condition", what, torch.float64, attempt(mean, cov, x, 1), want(mean, cov, x, 1))
+    what = (
+        f"for the mean {inputs.numbers(mean)}, the cov ({a:.1f} {r:.1f}; {r:.1f} {b:.1f}), x = {x.item():.1f} and k = 1"
+    )
+    yield from inputs.pair(
+        "condition", what, ("mean", "cov"), torch.float64, attempt(mean, cov, x, 1), want(mean, cov, x, 1)
+    )
     for k, p, batch, dtype in (
         (2, 2, (), torch.float64),
         (3, 3, (3,), torch.float64),  # all alike: what fits here by accident is seen to be wrong
@@ -129,7 +117,7 @@ def _(attempt, generator):
         cov = _cov(*batch, k + p, generator=generator)
         what = f"for z of {k} and x of shape {tuple(x.shape)}"
         answer = attempt(*_to(dtype, mean, cov, x), k)
-        yield from _two_cases("condition", what, dtype, answer, want(mean, cov, x, k))
+        yield from inputs.pair("condition", what, ("mean", "cov"), dtype, answer, want(mean, cov, x, k))
 
 
 @exercise.alternative
@@ -397,10 +385,12 @@ def _(attempt, generator):
     )
     mean = inputs.tenth(0.5, 2, 2, generator=generator)
     what = (
-        f"for the mean {_numbers(mean)}, the cov ({u:.1f} 0; 0 {v:.1f}), A = (1 {a:.1f}; 0 {b:.1f}) and "
+        f"for the mean {inputs.numbers(mean)}, the cov ({u:.1f} 0; 0 {v:.1f}), A = (1 {a:.1f}; 0 {b:.1f}) and "
         f"Q = ({q:.1f} 0; 0 {r:.1f})"
     )
-    yield from _two_cases("predict_step", what, torch.float64, attempt(mean, cov, A, Q), want(mean, cov, A, Q))
+    yield from inputs.pair(
+        "predict_step", what, ("mean", "cov"), torch.float64, attempt(mean, cov, A, Q), want(mean, cov, A, Q)
+    )
     for d, batch, dtype in (
         (3, (3,), torch.float64),  # as many points as coordinates: here A @ mean goes unnoticed
         (1, (), torch.float64),
@@ -411,7 +401,7 @@ def _(attempt, generator):
         A, Q = _steady(d, d, generator), _cov(d, generator=generator)
         what = f"for the mean of shape {tuple(mean.shape)}"
         answer = attempt(*_to(dtype, mean, cov, A, Q))
-        yield from _two_cases("predict_step", what, dtype, answer, want(mean, cov, A, Q))
+        yield from inputs.pair("predict_step", what, ("mean", "cov"), dtype, answer, want(mean, cov, A, Q))
 
 
 @exercise.alternative
@@ -663,7 +653,7 @@ def _(attempt, generator):
     p, x, r = inputs.tenth(1.2, 3, generator=generator), *inputs.tenth(2.5, 4, 2, generator=generator)
     given = mean, p[None, None], x[None], c[None, None], r[None, None]
     what = f"for the mean {mean.item():.1f}, the cov {p:.1f}, x = {x:.1f}, C = {c:.1f} and R = {r:.1f}"
-    yield from _two_cases("update_step", what, torch.float64, attempt(*given), want(*given))
+    yield from inputs.pair("update_step", what, ("mean", "cov"), torch.float64, attempt(*given), want(*given))
     for d, p, batch, dtype in (
         (2, 2, (), torch.float64),
         (3, 3, (3,), torch.float64),  # all alike: what fits here by accident is seen to be wrong
@@ -675,7 +665,7 @@ def _(attempt, generator):
         cov, C, R = _cov(*batch, d, generator=generator), _steady(p, d, generator), _cov(p, generator=generator)
         what = f"for a state of {d} and x of shape {tuple(x.shape)}"
         answer = attempt(*_to(dtype, mean, cov, x, C, R))
-        yield from _two_cases("update_step", what, dtype, answer, want(mean, cov, x, C, R))
+        yield from inputs.pair("update_step", what, ("mean", "cov"), dtype, answer, want(mean, cov, x, C, R))
 
 
 @exercise.alternative
@@ -1026,7 +1016,7 @@ def _surprises(T, p, batch, generator):
 def _(attempt, generator):
     e, S = inputs.tenth(0.5, 2, 2, generator=generator), inputs.tenth(1.2, 3, 2, generator=generator)
     log_ps = [-value / 2 for value in (e**2 / S + (math.tau * S).log()).tolist()]
-    what = f"innovation_log_likelihood for e = {_numbers(e)} and S = {_numbers(S)}, T = 2, p = 1"
+    what = f"innovation_log_likelihood for e = {inputs.numbers(e)} and S = {inputs.numbers(S)}, T = 2, p = 1"
     got = attempt(e[:, None], S[:, None, None])
     yield inputs.case(what, torch.float64, got, torch.tensor(sum(log_ps), dtype=torch.float64))
     for T, p, batch, dtype in (
@@ -1362,7 +1352,7 @@ def _(attempt, generator):
     given, wants = ask(m, p[:, None], a[:, None], q[:, None], y, w[:, None])
     names = ("mean", "cov", "next_predicted_mean", "next_predicted_cov", "next_mean", "next_cov", "A")
     what = "for " + ", ".join(f"{name} = {value.item():.4g}" for name, value in zip(names, given))
-    yield from _two_cases("smooth_step", what, torch.float64, attempt(*given), wants)
+    yield from inputs.pair("smooth_step", what, ("mean", "cov"), torch.float64, attempt(*given), wants)
     for d, batch, dtype in (
         (2, (), torch.float64),
         (3, (3,), torch.float64),  # as many points as coordinates: here G @ (…) goes unnoticed
@@ -1373,7 +1363,7 @@ def _(attempt, generator):
         cov, (Q, W) = _cov(*batch, d, generator=generator), _cov(2, d, generator=generator)
         given, wants = ask(mean, cov, _steady(d, d, generator), Q, y, W)
         what = f"for the mean of shape {tuple(mean.shape)}"
-        yield from _two_cases("smooth_step", what, dtype, attempt(*_to(dtype, *given)), wants)
+        yield from inputs.pair("smooth_step", what, ("mean", "cov"), dtype, attempt(*_to(dtype, *given)), wants)
 
 
 @exercise.alternative

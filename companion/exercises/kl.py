@@ -21,11 +21,6 @@ def _share(x):
     return x / x.sum(-1, keepdim=True)
 
 
-def _numbers(x):
-    """A row of numbers with one decimal, as a sentence quotes it."""
-    return "(" + ", ".join(f"{value:.1f}" for value in x.tolist()) + ")"
-
-
 # 1 ------------------------------------------------------------------------------------------------------------------
 
 
@@ -64,9 +59,9 @@ def _(attempt, generator):
 
     a, b = inputs.tenth(0.1, 0.4, 2, generator=generator), inputs.tenth(0.5, 0.9, generator=generator)
     p, q = torch.stack([a[0], 1 - a[0]]), torch.stack([b, 1 - b])
-    yield Case(f"kl_in_bits of p = {_numbers(p)}, q = {_numbers(q)}", attempt(p, q), want(p, q))
+    yield Case(f"kl_in_bits of p = {inputs.numbers(p)}, q = {inputs.numbers(q)}", attempt(p, q), want(p, q))
     p, q = torch.stack([a[1], 1 - a[1], 0 * b]), torch.stack([1 - b, b - 0.3, 0 * b + 0.3])
-    yield Case(f"kl_in_bits of p = {_numbers(p)}, q = {_numbers(q)}", attempt(p, q), want(p, q))
+    yield Case(f"kl_in_bits of p = {inputs.numbers(p)}, q = {inputs.numbers(q)}", attempt(p, q), want(p, q))
     for n, batch, dtype in (3, (4,), torch.float64), (6, (2, 3), torch.float64), (4, (5,), torch.float32):
         p, q = inputs.normal(2, *batch, n, generator=generator).exp()
         zero = torch.randint(n, (*batch, 1), generator=generator)
