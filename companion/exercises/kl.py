@@ -747,7 +747,7 @@ def _(attempt, generator):
 
     w, (a, s, r) = inputs.tenth(0.1, 0.4, generator=generator), inputs.tenth(0.4, 1.5, 3, generator=generator)
     given = torch.stack([1 - w, w]), torch.stack([-a, 2 * a]), torch.stack([s, r])
-    what = "closest_normal for weights {}, locs {}, scales {}".format(*map(_numbers, given))
+    what = "closest_normal for weights {}, locs {}, scales {}".format(*map(inputs.numbers, given))
     yield Case(what, attempt(*given), want(*given))
     for n, batch, dtype in (
         (3, (), torch.float64),
@@ -1341,7 +1341,7 @@ def _(attempt, generator):
         inputs.tenth(*bounds, generator=generator) for bounds in ((1.5, 2), (0.3, 0.6), (0.5, 3), (0.5, 3))
     )
     ratio, advantage = torch.stack([up, down, up]), torch.stack([gain, gain, -loss])
-    what = "clipped_objective of 3 actions with r = {}, A = {}, ε = 0.2".format(*map(_numbers, (ratio, advantage)))
+    what = f"clipped_objective of 3 actions with r = {inputs.numbers(ratio)}, A = {inputs.numbers(advantage)}, ε = 0.2"
     yield Case(what, attempt(*policies(ratio, 2), advantage, 0.2), want(ratio, advantage, 0.2))
     for repeats, dims, dtype in (
         (1, 1, torch.float64),
