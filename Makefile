@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
+# Beside each other, in as many processes as there are cores, four at most; each takes up to a gigabyte.
+SHARED := $(BIN)/pytest -n logical --maxprocesses 4 --dist
 
 .PHONY: book test lab notebooks bench mutants clean
 
@@ -14,12 +16,12 @@ book: $(READY)
 test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pytest --ignore=tests/test_exercises.py --ignore=tests/test_equations.py --ignore=tests/test_book.py \
+	$(SHARED) worksteal --ignore=tests/test_exercises.py --ignore=tests/test_equations.py --ignore=tests/test_book.py \
 		--ignore=tests/test_figures.py
-	$(BIN)/pytest tests/test_exercises.py
-	$(BIN)/pytest --nbval --nbval-cell-timeout=120 book
+	$(SHARED) worksteal tests/test_exercises.py
+	$(SHARED) loadfile --nbval --nbval-cell-timeout=120 book
 	$(BIN)/pytest tests/test_equations.py
-	$(BIN)/pytest tests/test_book.py tests/test_figures.py
+	$(SHARED) worksteal tests/test_book.py tests/test_figures.py
 
 lab: $(READY)
 	$(BIN)/jupyter lab book

@@ -7,7 +7,8 @@ logarithm of the emission *variance*.  Observations have shape `(*batch, T, obs_
 at the times that a sequence has, and False after its end.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from math import log, pi
 
 import torch
@@ -16,10 +17,11 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from companion.kl import kl_normal
-from companion.points import check_points, require
+from companion.points import check_sequences, check_whole, require_finite
 from companion.training import mlp
 
 Observations, Mask = Float[Tensor, "*batch T obs_dim"], Bool[Tensor, "*batch T"] | None
+Drawn = Float[Tensor, "samples *batch steps obs_dim"]
 MIN_SCALE = 1e-3  # a smaller standard deviation would let float32 overflow
 
 
@@ -45,11 +47,9 @@ class Config:
     device: str = "cpu"
 
     def __post_init__(self):
-        whole = "z_dim", "obs_dim", "emit_hidden_dim", "trans_hidden_dim", "post_hidden_dim"
-        for name in (*whole, "sampling_num", "overshooting"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: expected a whole number ≥ 1, got {value!r}")
+        for field in fields(self):
+            if field.type is int:
+                check_whole(getattr(self, field.name), field.name)
 
 
 class Emitter(nn.Module):
@@ -86,9 +86,8 @@ class Posterior(nn.Module):
     def __init__(self, z_dim: int, hidden_dim: int, obs_dim: int):
         super().__init__()
         self.from_seen, self.from_prior = nn.Linear(obs_dim, hidden_dim), nn.Linear(2 * z_dim, hidden_dim, bias=False)
-        self.head = nn.Sequential(
-            nn.ReLU(), nn.Linear(hidden_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, 2 * z_dim)
-        )
+        hidden, last = nn.Linear(hidden_dim, hidden_dim), nn.Linear(hidden_dim, 2 * z_dim)
+        self.head = nn.Sequential(nn.ReLU(), hidden, nn.ReLU(), last)
 
     def look(self, obs: Tensor, mask: Tensor) -> Tensor:
         return self.from_seen(obs)
@@ -116,15 +115,6 @@ class SmoothingPosterior(Posterior):
         order = (mask.sum(1, keepdim=True) - 1 - T).remainder(obs.shape[1])
         read, _ = self.reader(obs.gather(1, order[..., None].expand_as(obs)))
         return self.from_seen(read.gather(1, order[..., None].expand_as(read)))
-
-
-@dataclass
-class _Path:
-    """Sampled states, with their priors and posteriors as (loc, scale), each `(T, samples, sequences, z_dim)`."""
-
-    z: Tensor
-    prior: tuple[Tensor, Tensor]
-    q: tuple[Tensor, Tensor]
 
 
 def _log_normal(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
@@ -159,52 +149,22 @@ class DeepKalmanFilter(nn.Module):
         """The standard deviation of an observation, exp(½ emit_log_sigma)."""
         return (self.emit_log_sigma / 2).exp()
 
-    def _check(self, obs: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Observations `(sequences, T, obs_dim)`, 0 after the end, and the mask that says where that is."""
-        if check_points(obs, "obs").ndim < 3 or obs.shape[-1] != self.config.obs_dim or 0 in obs.shape:
-            expected = f"(*batch, T, {self.config.obs_dim}) with a batch axis and T ≥ 1"
-            raise ValueError(f"obs: expected shape {expected}, got {tuple(obs.shape)}")
-        if obs.dtype != self.z_q_0.dtype:
-            raise TypeError(f"obs: expected {self.z_q_0.dtype} like the parameters, got {obs.dtype}")
-        mask = obs.new_ones(obs.shape[:-1], dtype=torch.bool) if mask is None else mask
-        if not isinstance(mask, Tensor):
-            raise TypeError(f"mask: expected a torch.Tensor, got {type(mask).__name__}")
-        if mask.dtype != torch.bool or mask.shape != obs.shape[:-1]:
-            got = f"{mask.dtype} of shape {tuple(mask.shape)}"
-            raise ValueError(f"mask: expected torch.bool of shape {tuple(obs.shape[:-1])}, got {got}")
-        if not mask[..., 0].all() or (mask[..., 1:] & ~mask[..., :-1]).any():
-            raise ValueError("mask: expected True from the first time to the last of each sequence, then False")
-        obs = torch.where(mask[..., None], obs, 0.0)
-        require("obs", obs.detach(), obs.isfinite(), "finite numbers")
-        return obs.flatten(0, -3), mask.flatten(0, -2)
+    def _noise(self, levels: int, samples: int, obs: Tensor) -> Tensor:
+        check_whole(samples, "samples")
+        shape = levels, obs.shape[1], samples, obs.shape[0], self.config.z_dim
+        return torch.randn(shape, dtype=obs.dtype, device=obs.device)
 
-    def _infer(self, obs: Tensor, mask: Tensor, noise: Tensor) -> _Path:
-        """Follow the posterior through time, all samples of all sequences side by side; noise `(T, samples, …)`."""
+    def _infer(self, obs: Tensor, mask: Tensor, noise: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Sampled states, and (loc, scale) of their priors and posteriors, each `(T, samples, sequences, z_dim)`."""
         seen, z, steps = self.posterior.look(obs, mask), self.z_q_0.expand(noise.shape[1:]), []
         for t in range(obs.shape[1]):
             prior = self.transition(z)
             q = self.posterior.combine(*prior, seen[:, t])
             z = q[0] + q[1] * noise[t]
             steps.append((z, *prior, *q))
-        z, prior_loc, prior_scale, loc, scale = (torch.stack(parts) for parts in zip(*steps))
-        return _Path(z, (prior_loc, prior_scale), (loc, scale))
-
-    def _noise(self, levels: int, samples: int, obs: Tensor) -> Tensor:
-        if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-            raise ValueError(f"samples: expected a whole number ≥ 1, got {samples!r}")
-        shape = levels, obs.shape[1], samples, obs.shape[0], self.config.z_dim
-        return torch.randn(shape, dtype=obs.dtype, device=obs.device)
-
-    def _priors(self, path: _Path, noise: Tensor):
-        """The priors of 1, 2, … L steps, from all starting times at once: level d has the times from d − 1 on."""
-        prior = path.prior
-        yield prior
-        for eps in noise[1:]:
-            n = prior[0].shape[0]
-            if n == 1:
-                return
-            prior = self.transition(prior[0][:-1] + prior[1][:-1] * eps[-n:-1])
-            yield prior
+        z, *moments = map(torch.stack, zip(*steps))
+        require_finite("a state", z)
+        return z, moments[:2], moments[2:]
 
     def loss(self, obs: Observations, mask: Mask = None, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The two terms of the source article, reconstruction and KL, summed over sequences, times and numbers.
@@ -215,38 +175,39 @@ class DeepKalmanFilter(nn.Module):
         Means over `sampling_num` samples.  Without overshooting, −(reconstruction + kl) − ½ log 2π for each number is
         the ELBO; with L ≥ 2 it is no lower bound.  `noise` `(L, T, samples, sequences, z_dim)` replaces random numbers.
         """
-        obs, mask = self._check(obs, mask)
-        if noise is None:
-            noise = self._noise(self.config.overshooting, self.config.sampling_num, obs)
-        if noise.shape[:2] != (levels := (self.config.overshooting, obs.shape[1])):
+        (obs, mask), L = check_sequences(obs, mask, self.emit_log_sigma), self.config.overshooting
+        noise = self._noise(L, self.config.sampling_num, obs) if noise is None else noise
+        if noise.shape[:2] != (levels := (L, obs.shape[1])):
             raise ValueError(f"noise: expected the levels and times {levels} first, got shape {tuple(noise.shape)}")
-        path, there = self._infer(obs, mask, noise[0]), mask.mT.to(obs.dtype)[:, None]  # (T, 1, sequences)
-        error = (self.emitter(path.z) - obs.transpose(0, 1)[:, None]).square()
+        z, (loc, scale), q = self._infer(obs, mask, noise[0])
+        error = (self.emitter(z) - obs.transpose(0, 1)[:, None]).square()
         each = (error / self.emit_log_sigma.exp() + self.emit_log_sigma).sum(-1) / 2
         total = torch.zeros_like(each)
-        for d, prior in enumerate(self._priors(path, noise)):
-            q = [part[d:] for part in path.q]
-            q = [part.detach() for part in q] if d and self.config.stop_gradient else q
-            total = total + nn.functional.pad(kl_normal(*q, *prior).sum(-1), (0, 0, 0, 0, d, 0))
-        steps = torch.arange(1, len(total) + 1, device=obs.device).clamp(max=self.config.overshooting)
-        kl = total / steps.to(obs.dtype)[:, None, None]
-        return tuple((there * term).sum((0, 2)).mean() for term in (each, kl))
+        for d in range(min(levels)):  # the priors of d + 1 steps, from all starting times at once: of zₜ with t > d
+            if d:
+                loc, scale = self.transition(loc[:-1] + scale[:-1] * noise[d, d - 1 : -1])
+                require_finite("a state", loc + scale, start=d + 1)
+            target = [part[d:].detach() if d and self.config.stop_gradient else part[d:] for part in q]
+            total = total + nn.functional.pad(kl_normal(*target, loc, scale).sum(-1), (0, 0, 0, 0, d, 0))
+        kl = total / torch.arange(1, len(total) + 1, device=obs.device).clamp(max=L)[:, None, None]  # by min(t, L)
+        require_finite("the loss", each + kl)
+        return tuple((mask.mT[:, None] * term).sum((0, 2)).mean() for term in (each, kl))
+
+    def _bound(self, obs: Tensor, samples: int, mask: Tensor | None, price: Callable) -> Tensor:
+        """Σₜ log p(xₜ | zₜ) − price(z, prior, posterior), for each sample of each sequence."""
+        flat, there = check_sequences(obs, mask, self.emit_log_sigma)
+        z, prior, q = self._infer(flat, there, self._noise(1, samples, flat)[0])
+        each = _log_normal(flat.transpose(0, 1)[:, None], self.emitter(z), self.emit_scale) - price(z, prior, q)
+        require_finite("the bound", each)
+        return (there.mT[:, None] * each).sum(0).reshape(samples, *obs.shape[:-2])
 
     def elbo(self, obs: Observations, samples: int = 1, mask: Mask = None) -> Float[Tensor, "*batch"]:
         """A lower bound of log p(x₁ … x_T) for each sequence, in nats and with all constants, averaged over samples."""
-        flat, there = self._check(obs, mask)
-        path = self._infer(flat, there, self._noise(1, samples, flat)[0])
-        log_p = _log_normal(flat.transpose(0, 1)[:, None], self.emitter(path.z), self.emit_scale)
-        each = log_p - kl_normal(*path.q, *path.prior).sum(-1)
-        return (there.mT.to(obs.dtype)[:, None] * each).sum(0).mean(0).reshape(obs.shape[:-2])
+        return self._bound(obs, samples, mask, lambda z, prior, q: kl_normal(*q, *prior).sum(-1)).mean(0)
 
-    def log_weights(self, obs: Observations, samples: int, mask: Mask = None) -> Float[Tensor, "samples *batch"]:
+    def log_weights(self, obs: Observations, samples: int, mask: Mask = None) -> Float[Tensor, " samples *batch"]:
         """log p(x, z) − log q(z | x) for sampled z: the ELBO on average; with the exact posterior log p(x), always."""
-        flat, there = self._check(obs, mask)
-        path = self._infer(flat, there, self._noise(1, samples, flat)[0])
-        log_p = _log_normal(flat.transpose(0, 1)[:, None], self.emitter(path.z), self.emit_scale)
-        each = log_p + _log_normal(path.z, *path.prior) - _log_normal(path.z, *path.q)
-        return (there.mT.to(obs.dtype)[:, None] * each).sum(0).reshape(samples, *obs.shape[:-2])
+        return self._bound(obs, samples, mask, lambda z, prior, q: _log_normal(z, *q) - _log_normal(z, *prior))
 
     def importance_bound(self, obs: Observations, samples: int, mask: Mask = None) -> Float[Tensor, "*batch"]:
         """A bound that more samples make tighter: the logarithm of the mean weight, log (1/K) Σ exp(log_weights)."""
@@ -255,24 +216,26 @@ class DeepKalmanFilter(nn.Module):
     @torch.no_grad()
     def filter(self, obs: Observations, samples: int = 1, mask: Mask = None) -> Float[Tensor, "samples *batch T z_dim"]:
         """Sampled states from the posterior."""
-        flat, there = self._check(obs, mask)
-        z = self._infer(flat, there, self._noise(1, samples, flat)[0]).z
+        flat, there = check_sequences(obs, mask, self.emit_log_sigma)
+        z, _, _ = self._infer(flat, there, self._noise(1, samples, flat)[0])
         return z.permute(1, 2, 0, 3).reshape(samples, *obs.shape[:-1], self.config.z_dim)
 
     @torch.no_grad()
-    def forecast(self, obs: Observations, steps: int, samples: int) -> Float[Tensor, "samples *batch steps obs_dim"]:
-        """Sampled observations after the last one, with the noise of the states and of the emission."""
-        z = self.filter(obs, samples)[..., -1, :]
-        return self._continue(z, steps)[1]
+    def forecast(self, obs: Observations, steps: int, samples: int, mask: Mask = None) -> Drawn:
+        """Sampled observations after the last of each sequence, with the noise of the states and of the emission."""
+        z = self.filter(obs, samples, mask)
+        if mask is not None:
+            z = z.take_along_dim(mask.sum(-1)[None, ..., None, None] - 1, -2)  # its one time is the last of each
+        return self._continue(z[..., -1, :], steps)[1]
 
     @torch.no_grad()
     def sample(self, steps: int, batch: int = 1) -> tuple[Float[Tensor, "batch steps z_dim"], Tensor]:
         """States and observations from the model itself."""
+        check_whole(batch, "batch")
         return self._continue(self.z_q_0.expand(batch, -1), steps)
 
     def _continue(self, z: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"steps: expected a whole number ≥ 1, got {steps!r}")
+        check_whole(steps, "steps")
         states = []
         for _ in range(steps):
             loc, scale = self.transition(z)
@@ -280,4 +243,6 @@ class DeepKalmanFilter(nn.Module):
             states.append(z)
         z = torch.stack(states, -2)
         loc = self.emitter(z)
-        return z, loc + self.emit_scale * torch.randn_like(loc)
+        x = loc + self.emit_scale * torch.randn_like(loc)
+        require_finite("what is drawn", torch.cat([z, x], -1).movedim(-2, 0))
+        return z, x

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from companion.points import check_points, check_value, on_batch, pull_back
+from companion.points import check_points, check_value, check_whole, on_batch, pull_back
 
 
 def _vector(field: Callable) -> Callable:
@@ -72,8 +72,7 @@ def hutchinson_divergence(
     tensor(16.)
     """
     check_points(x)
-    if isinstance(probes, bool) or not isinstance(probes, int) or probes < 1:
-        raise ValueError(f"probes: expected a whole number ≥ 1, got {probes!r}")
+    check_whole(probes, "probes")
     if distribution not in ("rademacher", "gaussian"):
         raise ValueError(f"distribution: expected 'rademacher' or 'gaussian', got {distribution!r}")
     value, rows, per_pass = pull_back(_vector(field), x)
@@ -155,8 +154,7 @@ def flux(
     size = upper - lower
     if not ((size > 0) & size.isfinite()).all():
         raise ValueError(f"upper: expected finite coordinates above lower's, got lower {lower}, upper {upper}")
-    if isinstance(nodes, bool) or not isinstance(nodes, int) or nodes < 1:
-        raise ValueError(f"nodes: expected a whole number ≥ 1, got {nodes!r}")
+    check_whole(nodes, "nodes")
     d = lower.shape[-1]
     if nodes ** (d - 1) > 10**6:
         raise ValueError(f"nodes: a face in {d} dimensions takes nodes^{d - 1} points, over a million for {nodes}")

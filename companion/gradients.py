@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from companion.points import BLOCK, check_points, check_value, on_batch
+from companion.points import BLOCK, check_points, check_value, check_whole, on_batch
 
 
 def _scalar(f: Callable) -> Callable:
@@ -154,8 +154,7 @@ def gradient_descent(
     check_points(x0, "x0")
     if not 0 < lr < math.inf:
         raise ValueError(f"lr: expected a finite learning rate > 0, got {lr!r}")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-        raise ValueError(f"steps: expected a whole number ≥ 0, got {steps!r}")
+    check_whole(steps, "steps", least=0)
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum: expected 0 ≤ momentum < 1, got {momentum!r}")
     slope = on_batch(torch.func.grad(_scalar(f)))

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from companion.points import check_covariance, check_points, require
+from companion.points import check_covariance, check_points, check_whole, require
 
 Observations = Float[Tensor, "*batch T p"]
 
@@ -166,8 +166,7 @@ class LinearGaussianModel:
 
         Raises ValueError for steps < 1.
         """
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"steps: expected a whole number ≥ 1, got {steps!r}")
+        check_whole(steps, "steps")
         known = self.filter(obs).updated
         state, ahead = Moments(known.mean[..., -1, :], known.cov[..., -1, :, :]), []
         for _ in range(steps):
@@ -179,8 +178,7 @@ class LinearGaussianModel:
         self, steps: int, batch: tuple[int, ...] = (), generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """States `(*batch, steps, d)` and observations `(*batch, steps, p)`, drawn from the model."""
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"steps: expected a whole number ≥ 1, got {steps!r}")
+        check_whole(steps, "steps")
 
         def noise(cov: Tensor) -> Tensor:
             root, stopped = torch.linalg.cholesky_ex(cov)

@@ -45,6 +45,42 @@ def require(name: str, value: Tensor, holds: Tensor, expected: str) -> None:
         raise ValueError(f"{name}: expected {expected}, got {value[~holds.expand_as(value)][0].item():.9g}")
 
 
+def check_whole(value: object, name: str, least: int = 1) -> None:
+    """Make sure that `value` is a whole number, and not below `least`.  True and 2.0 are none."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}: expected a whole number ≥ {least}, got {value!r}")
+
+
+def require_finite(what: str, values: Tensor, start: int = 1) -> None:
+    """Make sure that nothing overflowed at the times start, start + 1, …, which are the first axis of `values`."""
+    if not (finite := values.isfinite()).all():
+        t = start + finite.reshape(len(finite), -1).all(1).tolist().index(False)
+        raise ValueError(f"{what} is no longer finite at time {t}; use smaller weights or observations")
+
+
+def check_sequences(obs: Tensor, mask: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Sequences `(n, T, p)` from `(*batch, T, p)`, 0 after their ends, and the mask `(n, T)` that says where those are.
+
+    They have to be of the width and dtype of `like`, a parameter `(p,)`, and finite where the mask is True.
+    """
+    if check_points(obs, "obs").ndim < 3 or obs.shape[-1] != len(like) or 0 in obs.shape:
+        expected = f"(*batch, T, {len(like)}) with a batch axis and T ≥ 1"
+        raise ValueError(f"obs: expected shape {expected}, got {tuple(obs.shape)}")
+    if obs.dtype != like.dtype:
+        raise TypeError(f"obs: expected {like.dtype} like the parameters, got {obs.dtype}")
+    mask = torch.ones_like(obs[..., 0], dtype=torch.bool) if mask is None else mask
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"mask: expected a torch.Tensor, got {type(mask).__name__}")
+    if mask.dtype != torch.bool or mask.shape != obs.shape[:-1]:
+        got = f"{mask.dtype} of shape {tuple(mask.shape)}"
+        raise ValueError(f"mask: expected torch.bool of shape {tuple(obs.shape[:-1])}, got {got}")
+    if not mask[..., 0].all() or (mask[..., 1:] & ~mask[..., :-1]).any():
+        raise ValueError("mask: expected True from the first time to the last of each sequence, then False")
+    obs = torch.where(mask[..., None], obs, 0.0)
+    require("obs", obs.detach(), obs.isfinite(), "finite numbers")
+    return obs.flatten(0, -3), mask.flatten(0, -2)
+
+
 def check_alike(*, numbers: bool = False, **values: float | Tensor) -> list[Tensor]:
     """The values, after making sure that they are floating-point tensors of one dtype and one shape.
 

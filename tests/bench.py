@@ -1,9 +1,14 @@
-"""How fast the companion's flow is beside other libraries: `make bench`.
+"""How fast the companion is beside other ways to the same end: `make bench`.
 
-Every library builds the same model, eight affine couplings of which each has one network with hidden layers of 64 and
-64, in the way its own documentation shows.  They take turns, call by call, so that a busy machine slows all of them.
-No test depends on a time: what the companion claims is printed at the end, with what was measured.
-Then the flows of the chapter are trained again and held against the densities that they learn.
+`python tests/bench.py flows` and `python tests/bench.py deep_kalman` run one part alone.  All that is compared takes
+turns, call by call, so that a busy machine slows all of it.  No test depends on a time: what the companion claims is
+printed at the end of a part, with what was measured.
+
+flows        Every library builds the same model, eight affine couplings of which each has one network with hidden
+             layers of 64 and 64, in the way its own documentation shows.  Then the flows of the chapter are trained
+             again and held against the densities that they learn.
+deep_kalman  A training step of the deep Kalman filter, against the double loop of the source article on the same
+             networks and the same noise, and against the deep Markov model of Pyro, which is of the same size.
 """
 
 import gc
@@ -12,14 +17,16 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from companion.deep_kalman import Config, DeepKalmanFilter
 from companion.flows import realnvp
 
 ROOT = Path(__file__).parents[1]
@@ -104,10 +111,10 @@ def freia(d: int) -> Model:
 BUILD = {"companion": companion, "zuko": zuko, "nflows": nflows, "normflows": normflows, "FrEIA": freia}
 
 
-def installed() -> dict[str, str]:
+def installed(names: Iterable[str]) -> dict[str, str]:
     """The version of each library that is there; says how to install the others."""
     versions = {}
-    for name in BUILD:
+    for name in names:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -155,20 +162,28 @@ def run(model: Model, step: str, x: Tensor) -> float:
         return time.perf_counter() - start
 
 
+def take_turns(cases: dict[Hashable, Callable[[], float]], seconds: float) -> dict[Hashable, float]:
+    """The median milliseconds of each case, which gives the seconds of one run when called."""
+    times = {key: [] for key in cases}
+    gc.collect()
+    gc.disable()
+    keys, draw, end = list(cases), random.Random(0), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        draw.shuffle(keys)  # a call leaves its traces in the caches, so none always follows the same other
+        for key in keys:
+            times[key].append(cases[key]())
+    gc.enable()
+    return {key: 1000 * statistics.median(taken) for key, taken in times.items()}
+
+
 def measure(names: list[str], seconds: float = SECONDS) -> dict[tuple[int, str, str], float]:
     """The median milliseconds of each (d, step, library)."""
     models = {(d, name): build(name, d) for d in SIZES for name in names}
     data = {d: torch.randn(BATCH, d) for d in SIZES}
-    times = {(d, step, name): [] for d in SIZES for step in STEPS for name in names}
-    gc.collect()
-    gc.disable()
-    cases, draw, end = list(times), random.Random(0), time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        draw.shuffle(cases)  # a call leaves its traces in the caches, so none always follows the same other
-        for d, step, name in cases:
-            times[d, step, name].append(run(models[d, name], step, data[d]))
-    gc.enable()
-    return {key: 1000 * statistics.median(taken) for key, taken in times.items()}
+    keys = [(d, step, name) for d in SIZES for step in STEPS for name in names]
+    return take_turns(
+        {(d, step, name): partial(run, models[d, name], step, data[d]) for d, step, name in keys}, seconds
+    )
 
 
 def print_speed(versions: dict[str, str], times: dict[tuple[int, str, str], float]) -> None:
@@ -209,7 +224,7 @@ def print_claims(claims: list[tuple[str, float, float]]) -> None:
 
 
 def speed() -> None:
-    versions = installed()
+    versions = installed(BUILD)
     times = measure(list(versions))
     print_speed(versions, times)
     print("\nClaims")
@@ -233,10 +248,197 @@ def gaps() -> None:
         print(f"{name:8}mean {mean:.4f}:   {each}")
 
 
-def main() -> None:
-    torch.set_num_threads(1)
+# --- deep Kalman filter -----------------------------------------------------------------------------------------------
+
+T, SEQUENCES, Z_DIM, OBS_DIM, WIDTH = 50, 64, 8, 4, 64
+SETTINGS = {(1, 1): 2.0, (1, 5): 3.0, (8, 1): 4.5, (8, 5): 5.0}  # (samples, horizon): how much faster than the loop
+DMM = 2.4  # how much faster than Pyro
+
+
+def double_loop(model: DeepKalmanFilter, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """`model.loss` as the source article computes it: one sample after the other, one time after the other.
+
+    From `starts`, `(K, batch, z_dim)`, go the priors of 1, 2, … K = min(t, L) steps, and one call moves them all.
+    """
+    levels, times, samples, batch, z_dim = noise.shape
+    reconstruction, kl, var = 0.0, 0.0, model.emit_log_sigma.exp()
+    for s in range(samples):
+        starts = model.z_q_0.expand(1, batch, z_dim)
+        for t in range(times):
+            loc, scale = model.transition(starts)
+            q_loc, q_scale = model.posterior(loc[0], scale[0], obs[:, t])
+            r, distance = q_scale / scale, (q_loc - loc) / scale
+            kl = kl + ((r**2 + distance**2 - 1) / 2 - r.log()).sum() / len(loc)
+            z = q_loc + q_scale * noise[0, t, s]
+            reconstruction = reconstruction + ((model.emitter(z) - obs[:, t]).square().sum(0) / var).sum() / 2
+            starts = z[None]
+            if carried := min(len(loc), levels - 1):  # of L priors the longest ends here
+                further = loc[:carried] + scale[:carried] * noise[1 : carried + 1, t, s]
+                starts = torch.cat([starts, further])
+    return reconstruction / samples + times * batch * model.emit_log_sigma.sum() / 2, kl / samples
+
+
+def deep_kalman(samples: int, levels: int, smoothing: bool = False) -> tuple[DeepKalmanFilter, Tensor, Tensor]:
+    """The model with small random weights throughout, observations, and noise for `loss`."""
+    torch.manual_seed(0)
+    config = Config(Z_DIM, OBS_DIM, WIDTH, WIDTH, WIDTH, sampling_num=samples, overshooting=levels, smoothing=smoothing)
+    model = DeepKalmanFilter(config)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    return model, torch.randn(SEQUENCES, T, OBS_DIM), torch.randn(levels, T, samples, SEQUENCES, Z_DIM)
+
+
+def loss(model: DeepKalmanFilter, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    return model.loss(obs, noise=noise)
+
+
+WAYS = {"companion": loss, "double loop": double_loop}
+
+
+def difference(samples: int, levels: int) -> float:
+    """The largest one between the two ways, in the loss and the gradient by any parameter, relative, in float64."""
+    found = []
+    model, obs, noise = deep_kalman(samples, levels)
+    model, obs, noise = model.double(), obs.double(), noise.double()
+    for way in WAYS.values():
+        terms = way(model, obs, noise)
+        found.append([*terms, *torch.autograd.grad(sum(terms), list(model.parameters()))])
+    return max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(*found))
+
+
+def deep_markov_model(obs: Tensor) -> tuple[nn.Module, Callable[[], float]]:
+    """Pyro's example of a deep Markov model and its training step.
+
+    As in the example: a gated transition, an emitter, a recurrent network that reads from the end, and a combiner that
+    makes the guide of it; a mask holds the times that a sequence has, here all, as in the companion.  But the
+    observations are normal.
+    """
+    import pyro
+    from pyro.distributions import Normal
+    from torch.nn.functional import softplus
+
+    def two_layers(inputs: int, outputs: int) -> nn.Sequential:
+        return nn.Sequential(nn.Linear(inputs, WIDTH), nn.ReLU(), nn.Linear(WIDTH, outputs))
+
+    class GatedTransition(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate, self.proposal = two_layers(Z_DIM, Z_DIM), two_layers(Z_DIM, Z_DIM)
+            self.linear, self.raw_scale = nn.Linear(Z_DIM, Z_DIM), nn.Linear(Z_DIM, Z_DIM)
+
+        def forward(self, z: Tensor) -> Normal:
+            gate, proposal = self.gate(z).sigmoid(), self.proposal(z)
+            return Normal((1 - gate) * self.linear(z) + gate * proposal, softplus(self.raw_scale(proposal.relu())))
+
+    class Combiner(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.from_z = nn.Linear(Z_DIM, WIDTH)
+            self.loc, self.raw_scale = nn.Linear(WIDTH, Z_DIM), nn.Linear(WIDTH, Z_DIM)
+
+        def forward(self, z: Tensor, read: Tensor) -> Normal:
+            both = (self.from_z(z).tanh() + read) / 2
+            return Normal(self.loc(both), softplus(self.raw_scale(both)))
+
+    class DMM(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.transition, self.combiner = GatedTransition(), Combiner()
+            self.emitter = nn.Sequential(two_layers(Z_DIM, WIDTH), nn.ReLU(), nn.Linear(WIDTH, OBS_DIM))
+            self.reader = nn.RNN(OBS_DIM, WIDTH, nonlinearity="relu", batch_first=True)
+            self.z_0, self.z_q_0 = nn.Parameter(torch.zeros(Z_DIM)), nn.Parameter(torch.zeros(Z_DIM))
+            self.h_0, self.log_scale = nn.Parameter(torch.zeros(1, 1, WIDTH)), nn.Parameter(torch.zeros(OBS_DIM))
+
+        def model(self, obs: Tensor) -> None:
+            pyro.module("dmm", self)
+            z, scale, mask = self.z_0.expand(len(obs), -1), self.log_scale.exp(), obs.new_ones(obs.shape[:-1]).bool()
+            with pyro.plate("sequences", len(obs)):
+                for t in pyro.markov(range(obs.shape[1])):
+                    there = mask[:, t, None]
+                    z = pyro.sample(f"z_{t}", self.transition(z).mask(there).to_event(1))
+                    pyro.sample(f"x_{t}", Normal(self.emitter(z), scale).mask(there).to_event(1), obs=obs[:, t])
+
+        def guide(self, obs: Tensor) -> None:
+            pyro.module("dmm", self)
+            read, _ = self.reader(obs.flip(1), self.h_0.expand(-1, len(obs), -1).contiguous())
+            read, z, mask = read.flip(1), self.z_q_0.expand(len(obs), -1), obs.new_ones(obs.shape[:-1]).bool()
+            with pyro.plate("sequences", len(obs)):
+                for t in pyro.markov(range(obs.shape[1])):
+                    z = pyro.sample(f"z_{t}", self.combiner(z, read[:, t]).mask(mask[:, t, None]).to_event(1))
+
+    dmm, elbo = DMM(), pyro.infer.Trace_ELBO()
+    return dmm, partial(elbo.loss_and_grads, dmm.model, dmm.guide, obs)
+
+
+def seconds_of(module: nn.Module, step: Callable[[], object]) -> float:
+    """The processor's seconds, which are those of the clock where nothing else runs: there is one thread."""
+    module.zero_grad()
+    start = time.process_time()
+    step()
+    return time.process_time() - start
+
+
+def measure_deep_kalman(pyro: bool, seconds: float = 50) -> dict[Hashable, float]:
+    """The median milliseconds of a training step, forward and backward, for each way and setting."""
+    cases = {}
+
+    def add(key: Hashable, way: Callable, model: DeepKalmanFilter, obs: Tensor, noise: Tensor) -> None:
+        cases[key] = partial(seconds_of, model, lambda: sum(way(model, obs, noise)).backward())
+
+    for setting in SETTINGS:
+        for name, way in WAYS.items():
+            add((setting, name), way, *deep_kalman(*setting))
+    model, obs, noise = deep_kalman(1, 1, smoothing=True)
+    add("companion", loss, model, obs, noise)
+    if pyro:
+        cases["pyro"] = partial(seconds_of, *deep_markov_model(obs))
+    for case in cases.values():
+        case()  # the first run of each is slower
+    return take_turns(cases, seconds)
+
+
+def speed_deep_kalman() -> None:
+    versions = installed(["pyro-ppl"])
+    times = measure_deep_kalman(bool(versions))
+    print("Processor milliseconds a training step, forward and backward:")
+    print(f"T = {T}, batch {SEQUENCES}, z {Z_DIM}, obs {OBS_DIM}, hidden {WIDTH}, float32, torch {torch.__version__}\n")
+    print(f"{'':26}{'companion':>12}{'double loop':>14}{'ratio':>10}")
+    claims = []
+    for (samples, levels), least in SETTINGS.items():
+        ours, theirs = (times[(samples, levels), name] for name in WAYS)
+        setting = f"samples {samples}, horizon {levels}"
+        print(f"{setting:26}{ours:12.1f}{theirs:14.1f}{theirs / ours:9.2f}×")
+        claims.append((f"{setting}: faster than the double loop", least, theirs / ours))
+    theirs = times.get("pyro", math.nan)
+    claims.append(("smoothing: faster than Pyro's deep Markov model", DMM, theirs / times["companion"]))
+    if versions:
+        print(f"\n{'':26}{'companion':>12}{'pyro ' + versions['pyro-ppl']:>14}{'ratio':>10}")
+        print(f"{'smoothing':26}{times['companion']:12.1f}{theirs:14.1f}{claims[-1][-1]:9.2f}×")
+    print("\nClaims")
+    print_claims(claims)
+    for samples, levels in SETTINGS:
+        words = f"samples {samples}, horizon {levels}: the loop's loss and gradients"
+        apart = difference(samples, levels)
+        print(f"{words:66} to 1e-12  measured {apart:.0e}  {'holds' if apart <= 1e-12 else 'does not hold'}")
+
+
+def flows() -> None:
     speed()
     gaps()
+
+
+PARTS = {"flows": flows, "deep_kalman": speed_deep_kalman}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    names = sys.argv[1:] or list(PARTS)
+    if unknown := set(names) - set(PARTS):
+        sys.exit(f"expected parts among {list(PARTS)}, got {sorted(unknown)}")
+    for i, name in enumerate(names):
+        if i:
+            print()
+        PARTS[name]()
 
 
 if __name__ == "__main__":

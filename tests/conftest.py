@@ -17,6 +17,8 @@ from playwright.sync_api import expect, sync_playwright
 BOOK = Path(__file__).parents[1] / "book"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-sync"]  # beside those playwright sets itself
 
+# The tensors are small: several threads would wait for each other.  Set before torch loads, for what tests start too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("course", deadline=None, max_examples=25, print_blob=True)
 settings.load_profile("course")
 expect.set_options(timeout=10_000)  # like everything else in a page, see `reading`

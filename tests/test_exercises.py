@@ -66,8 +66,6 @@ def gate():
             known[attempt, seed] = recorded(answers_afresh(exercise, attempt, seed))
         return replayed(*known[attempt, seed])
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the tensors here are small: several threads would only wait for each other
     jaxtyping.config.update("jaxtyping_disable", True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Exercise, "_answers", answers)
@@ -75,7 +73,6 @@ def gate():
         patch.setattr(jaxtyping, "jaxtyped", lambda typechecker: lambda function: function)
         yield
     jaxtyping.config.update("jaxtyping_disable", False)
-    torch.set_num_threads(threads)
 
 
 # The engine ---------------------------------------------------------------------------------------------------------
@@ -371,6 +368,8 @@ def test_report_in_html_folds_the_hints_and_escapes_the_rest(exercise):
 # The gate -----------------------------------------------------------------------------------------------------------
 
 ALL = [pytest.param(exercise, id=name) for name, exercise in EXERCISES.items()]
+# The scope makes pytest run all tests of an exercise together, so a process that runs a part of them answers less.
+each_exercise = pytest.mark.parametrize("exercise", ALL, scope="module")
 SEEDS = [SEED, *range(5)]
 WRONG = {
     "zero": lambda answer: answer * 0,
@@ -393,19 +392,19 @@ def cases(exercise, seed=SEED):
     return list(exercise._answers(exercise.reference, seed))
 
 
-@pytest.mark.parametrize("exercise", ALL)
+@each_exercise
 def test_stub_is_not_attempted(exercise):
     report = exercise.run(define(exercise.stub()))
     assert (report.status, report.message) == ("not attempted", "not attempted yet")
 
 
-@pytest.mark.parametrize("exercise", ALL)
+@each_exercise
 @pytest.mark.parametrize("seed", SEEDS)
 def test_reference_passes(exercise, seed):
     assert str(exercise.run(exercise.reference, seed)) == f"✓ {exercise.name}: passed"
 
 
-@pytest.mark.parametrize("exercise", ALL)
+@each_exercise
 @pytest.mark.parametrize("seed", SEEDS)
 def test_alternatives_pass(exercise, seed):
     assert exercise.alternatives
@@ -413,7 +412,7 @@ def test_alternatives_pass(exercise, seed):
         assert (alternative.__name__, exercise.run(alternative, seed).message) == (alternative.__name__, "passed")
 
 
-@pytest.mark.parametrize("exercise", ALL)
+@each_exercise
 @pytest.mark.parametrize("seed", SEEDS[:2])
 def test_every_mistake_fails_with_its_own_sentence(exercise, seed):
     assert len(exercise.mistakes) >= 4
@@ -422,7 +421,7 @@ def test_every_mistake_fails_with_its_own_sentence(exercise, seed):
         assert (report.status, report.mistake, report.message) == ("failed", name, mistake.sentence)
 
 
-@pytest.mark.parametrize("exercise", ALL)
+@each_exercise
 def test_sentences_and_hints_are_worth_reading(exercise):
     sentences = [mistake.sentence for mistake in exercise.mistakes.values()]
     for texts in sentences, exercise.hints:
@@ -435,7 +434,7 @@ def test_sentences_and_hints_are_worth_reading(exercise):
             assert not {"\\", "$"} & set(text), text  # plain text, no TeX
 
 
-@pytest.mark.parametrize("exercise", ALL)
+@each_exercise
 def test_statement_says_what_to_return(exercise):
     docstring = exercise.reference.__doc__
     first = docstring.split("\n\n")[0]
@@ -448,7 +447,7 @@ def test_statement_says_what_to_return(exercise):
     assert "raise NotImplementedError" not in docstring
 
 
-@pytest.mark.parametrize("exercise", ALL)
+@each_exercise
 @pytest.mark.parametrize("name", WRONG)
 def test_generic_wrong_answers_fail(exercise, name):
     """Where an answer is a pair, either half alone is wrong."""
@@ -466,7 +465,7 @@ def test_generic_wrong_answers_fail(exercise, name):
             assert exercise.run(spoiled).status == "failed"
 
 
-@pytest.mark.parametrize("exercise", ALL)
+@each_exercise
 def test_check_asks_enough(exercise):
     asked = cases(exercise)
     assert len(asked) >= 2
@@ -482,7 +481,7 @@ def test_check_asks_enough(exercise):
         assert case.want.numel() == 1 or case.want.unique().numel() > 1, f"{case.what} wants a constant"
 
 
-@pytest.mark.parametrize("exercise", ALL)
+@each_exercise
 def test_check_draws_its_questions(exercise):
     """Another seed, other numbers: only a property, such as a share of 0, is known beforehand."""
     for one, other in zip(cases(exercise), cases(exercise, 1), strict=True):
@@ -490,7 +489,7 @@ def test_check_draws_its_questions(exercise):
             assert not torch.equal(one.want, other.want), one.what
 
 
-@pytest.mark.parametrize("exercise", ALL)
+@each_exercise
 def test_questions_do_not_depend_on_the_answers(exercise):
     """Else a learner and a mistake that draw differently would be asked different things, and could not be compared."""
     for mistake in exercise.mistakes.values():
@@ -498,14 +497,14 @@ def test_questions_do_not_depend_on_the_answers(exercise):
             assert torch.equal(case.want, other.want)
 
 
-@pytest.mark.parametrize("exercise", ALL)
+@each_exercise
 def test_same_seed_same_answers(exercise):
     for function in own(exercise):
         for one, other in zip(exercise._answers(function, SEED), answers_afresh(exercise, function, SEED), strict=True):
             assert torch.allclose(one.got, other.got, rtol=0, atol=0, equal_nan=True), (function.__name__, one.what)
 
 
-@pytest.mark.parametrize("exercise", ALL)
+@each_exercise
 def test_exercise_is_asked_with_the_names_of_its_chapter(exercise):
     assert exercise.reference.__module__ == f"companion.exercises.{exercise.chapter}"
     assert len({f.__name__ for f in own(exercise)}) == len(own(exercise))
@@ -522,7 +521,7 @@ def test_learners_are_understood(chapter, signature, body, verdict):
     assert (report.mistake or report.status) == (verdict or "failed"), report
 
 
-@pytest.mark.parametrize("exercise", ALL)
+@each_exercise
 def test_learners_have_tried_it(exercise):
     tried = [attempt for attempt in ATTEMPTS if attempt[1].partition("(")[0] == exercise.name]
     assert {chapter for chapter, *_ in tried} == {exercise.chapter}

@@ -16,6 +16,7 @@ import torch
 from playwright.sync_api import expect
 from torch.distributions import Normal
 
+from companion.deep_kalman import Config, DeepKalmanFilter
 from companion.divergence import divergence, flux
 from companion.flows import realnvp
 from companion.gradients import directional_derivative, gradient
@@ -195,6 +196,73 @@ def nile(known: str, Q: float, R: float, first: int, last: int, year: int) -> tu
     return {"Q": Q, "R": R, "first": first, "last": last, "year": year} | found, [*found.values()]
 
 
+class Stay(torch.nn.Module):
+    """The transition of a random walk whose steps have variance 1."""
+
+    def forward(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return z, torch.ones_like(z)
+
+
+class Chosen(torch.nn.Module):
+    """q(z₁) = N(k x₁ + g x₂, s²), and q(z₂ | z₁) = N((z₁ + x₂)/2, ½): a mean, the weight of the prior's, a scale."""
+
+    def __init__(self, k: float, g: float, s: float):
+        super().__init__()
+        self.k, self.g, self.s = k, g, s
+
+    def look(self, obs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        x1, x2 = obs[0, :, 0].tolist()
+        steps = [[self.k * x1 + self.g * x2, 0, self.s], [x2 / 2, 0.5, math.sqrt(0.5)]]
+        return torch.tensor([steps], dtype=obs.dtype)
+
+    def combine(self, prior_loc: torch.Tensor, prior_scale: torch.Tensor, seen: torch.Tensor) -> tuple:
+        loc, weight, scale = (part.expand_as(prior_loc) for part in seen.split(1, -1))
+        return loc + weight * prior_loc, scale
+
+
+ONE = torch.eye(1, dtype=torch.float64)
+WALK = LinearGaussianModel(A=ONE, C=ONE, Q=ONE, R=ONE, m0=0 * ONE[0], P0=ONE)
+KINDS = {
+    "filter": {"k": 0.5, "g": 0.0, "s": math.sqrt(0.5)},
+    "smoother": {"k": 0.4, "g": 0.2, "s": math.sqrt(0.4)},
+    "own": {},
+}
+
+
+def bound(L: int, k: float, g: float, s: float, obs: torch.Tensor) -> float:
+    """The two terms of the loss with overshooting, as a bound with all constants: the ELBO for L = 1.
+
+    All is quadratic in the noise, so the mean over its signs is the expectation.
+    """
+    model = DeepKalmanFilter(Config(z_dim=1, obs_dim=1, overshooting=L)).double()
+    model.emitter, model.transition, model.posterior = torch.nn.Identity(), Stay(), Chosen(k, g, s)
+    noise = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * (2 * L)).mT
+    terms = model.loss(obs[None], noise=noise.reshape(L, 2, -1, 1, 1))
+    return -sum(terms).item() - math.log(2 * math.pi)
+
+
+def exact(x1: float, x2: float) -> Normal:
+    """p(z₁ | x₁, x₂), from the smoother."""
+    mean, cov = WALK.smooth(point(x1, x2)[:, None])
+    return Normal(mean[0, 0], cov[0, 0, 0].sqrt())
+
+
+def two_steps(kind: str, k: float, g: float, s: float, x1: float, x2: float) -> tuple[dict, list]:
+    """The values of a posterior of the random walk of two steps, and what is shown of them."""
+    q = {"k": k, "g": g, "s": s} | KINDS[kind]
+    obs, p = point(x1, x2)[:, None], exact(x1, x2)
+    loc, scale = point(q["k"] * x1 + q["g"] * x2, q["s"])
+    log_p, elbo = WALK.log_likelihood(obs).item(), bound(1, **q, obs=obs)
+    found = {
+        "logP": log_p,
+        "elbo": elbo,
+        "gap": log_p - elbo,
+        "kl": kl_normal(loc, scale, p.loc, p.scale).item(),
+        "overshooting": bound(2, **q, obs=obs),
+    }
+    return q | {"x1": x1, "x2": x2} | found, [*found.values()]
+
+
 # ---- What each figure can do ----
 
 
@@ -239,6 +307,10 @@ def on_the_circle(place, pointer, pivot):
 
 def sideways(place, pointer, pivot):
     return pointer[0], place[1]
+
+
+def upright(place, pointer, pivot):
+    return place[0], pointer[1]
 
 
 def one_width_from_the_peak(place, pointer, pivot):
@@ -503,6 +575,44 @@ SPECS = {
                 {"Q": 1e9, "R": 1, "first": 2000, "last": 2000, "year": 2000},
                 {"Q": 1e5, "R": 1e3, "first": 1971, "last": 1970, "year": 1970},
             ),
+        ],
+        orange=1,
+    ),
+    "deep-kalman-gap": Spec(
+        page="deep_kalman",
+        choice="kind",
+        options=KINDS,
+        numbers=two_steps,
+        states=[
+            {"k": k, "g": g, "s": s, "x1": x1, "x2": x2}
+            for (k, g, s), (x1, x2) in product(
+                [(0, -0.2, 0.2), (1, 0.6, 1.5), (0.5, 0, math.sqrt(0.5)), (0.33, 0.17, 0.9)],
+                [(0, 0), (10, -10), (-10, -10), (10, 10), (1, 0.5), (-3.7, 6.2)],
+            )
+        ],
+        start={"kind": "filter", **KINDS["filter"], "x1": 1, "x2": 0.5},
+        rest={"kind": "own", "k": 0.7, "g": 0.1, "s": 0.9, "x1": 2, "x2": -3},
+        handles=[
+            Handle(
+                "Observation x₁",
+                changes="x1",
+                lands=upright,
+                keys=["ArrowUp", "ArrowRight", "ArrowUp", "Shift+ArrowDown", "ArrowLeft"],
+                leads={"x1": 2.9},
+                says="Gap: 1.8708",
+            ),
+            Handle(
+                "Observation x₂",
+                changes="x2",
+                lands=upright,
+                keys=["ArrowDown", "Shift+ArrowRight", "Shift+ArrowUp"],
+                leads={"x2": -3.3},
+                says="Overshooting, L = 2: −7.9487",
+            ),
+        ],
+        edges=[
+            ({"k": 9, "g": 9, "s": 9, "x1": 99, "x2": -99}, {"k": 1, "g": 0.6, "s": 1.5, "x1": 10, "x2": -10}),
+            ({"k": -9, "g": -9, "s": -9, "x1": -99, "x2": 99}, {"k": 0, "g": -0.2, "s": 0.2, "x1": -10, "x2": 10}),
         ],
         orange=1,
     ),
@@ -957,10 +1067,16 @@ def on_a_phone(figure):
     figure.page.wait_for_function("(svg) => svg.getBoundingClientRect().width > 390", arg=drawing)
 
 
-@only("kl-normals", "kalman-nile")
+LONGEST = {  # settings with the longest numbers beside the axes
+    "kl-normals": {"loc1": -1.0, "scale1": 0.9},
+    "kalman-nile": {},
+    "deep-kalman-gap": {"x1": -9.99, "x2": -9.99},
+}
+
+
+@only(*LONGEST)
 def test_numbers_beside_the_axes_stay_on_a_phone(on_a_phone):
-    if on_a_phone.name == "kl-normals":
-        on_a_phone.put(loc1=-1.0, scale1=0.9)  # the smallest scale has the longest numbers
+    on_a_phone.put(**LONGEST[on_a_phone.name])
     outside = """(all) => all.filter((text) => {
         const [a, b] = [text, text.closest(".flat")].map((e) => e.getBoundingClientRect());
         return a.left < b.left || a.right > b.right || a.top < b.top || a.bottom > b.bottom;
@@ -1352,3 +1468,201 @@ def test_hand_stops_the_years(in_motion, by):
     stopped = figure.values()
     figure.page.wait_for_timeout(300)
     assert figure.values() == pytest.approx(stopped, nan_ok=True)
+
+
+# ---- The gap of a filter ----
+
+
+@only("deep-kalman-gap")
+@pytest.mark.parametrize(
+    ("x1", "x2", "log_p", "elbo", "overshooting"),
+    [(10, -10, -72.6425960226, -83.906024247, -71.656024247), (1, 0.5, -2.892596, -2.906024, -3.218524)],
+)
+def test_filter_has_the_numbers_of_the_ledger(figure, x1, x2, log_p, elbo, overshooting):
+    figure.put(kind="filter", x1=x1, x2=x2)
+    values = figure.values()
+    got = [values[name] for name in ("logP", "elbo", "overshooting")]
+    assert got == pytest.approx([log_p, elbo, overshooting], **NUMBERS)
+
+
+@only("deep-kalman-gap")
+@pytest.mark.parametrize("kind", KINDS)
+def test_gap_is_a_divergence(figure, kind):
+    """Computed in two ways, it is the same, and 0 for the smoother only."""
+    for state in figure.spec.states:
+        figure.put(**state | {"kind": kind})
+        values = figure.values()
+        assert values["gap"] == pytest.approx(values["kl"], rel=0, abs=1e-10)
+        assert values["kl"] < 1e-12 if kind == "smoother" else values["kl"] > 0.01
+        log_p, elbo, gap, kl, _ = figure.shown()
+        assert gap == kl == pytest.approx(log_p - elbo, abs=2e-4)
+
+
+@only("deep-kalman-gap")
+def test_words_say_when_overshooting_is_no_bound(figure):
+    words, said = figure.root.get_by_role("status"), set()
+    for kind, state in product(KINDS, figure.spec.states):
+        figure.put(**state | {"kind": kind})
+        want, _ = two_steps(**state | {"kind": kind})
+        above, closed = want["overshooting"] > want["logP"], want["kl"] < 5e-5
+        where = "above log p(x): no bound" if above else "below log p(x) here, but need not be"
+        text = f"{'q is exact: no gap. ' if closed else ''}Overshooting is {where}."
+        assert words.inner_text() == text
+        assert (words.get_attribute("class") == "main") == above
+        said.add((above, closed))
+    assert len(said) == 4
+
+
+@only("deep-kalman-gap")
+def test_three_densities_are_drawn_on_an_axis_that_follows(figure):
+    tops, spacings = set(), set()
+    for state in figure.spec.states:
+        figure.put(**state)
+        x1, x2 = state["x1"], state["x2"]
+        q, p, prior = normal(state["k"] * x1 + state["g"] * x2, state["s"]), exact(x1, x2), normal(0, 1)
+        (marks, to_x), (levels, to_y) = figure.axis(1, "x"), figure.axis(1, "y")
+        low, high = min(n.loc - 3 * n.scale for n in (q, p, prior)), max(n.loc + 3 * n.scale for n in (q, p, prior))
+        spacing = marks[1] - marks[0]
+        assert marks == [*np.arange(marks[0], marks[-1] + 1, spacing)]
+        assert 4 <= len(marks) <= 8
+        assert marks[0] <= low < marks[0] + spacing
+        assert marks[-1] - spacing < high <= marks[-1]
+        assert levels == [0, max(levels) / 2, max(levels)]
+        for density, colour, width in [(q, "out", "2.2"), (p, "in", "2.2"), (prior, "faint", "1.6")]:
+            path = figure.root.locator(".flat").nth(1).locator(f"{figure.path(colour)}[stroke-width='{width}px']")
+            corners = np.array(re.findall(r"([-\d.e]+) ([-\d.e]+)", path.get_attribute("d")), dtype=float)
+            x, y = to_x(corners[:, 0]), to_y(corners[:, 1])
+            assert x[[0, -1]] == pytest.approx([marks[0], marks[-1]], abs=0.01)
+            assert y == pytest.approx(density.log_prob(torch.tensor(x)).exp().numpy(), abs=0.012 * max(levels))
+            assert (path.get_attribute("stroke-dasharray") is not None) == (colour == "in")
+        filled = figure.drawn(f"path[fill='{figure.colour('out')}']")
+        line = figure.drawn(f".flat {figure.path('out')}[stroke-width='2.2px']")
+        assert filled == pytest.approx(line, abs=0.6)
+        peak = max(n.log_prob(n.loc).exp().item() for n in (q, p))
+        assert 0.65 * max(levels) < peak <= max(levels)
+        tops.add(max(levels)), spacings.add(spacing)
+    assert len(tops) > 1
+    assert spacings == {1, 2, 4}
+
+
+@only("deep-kalman-gap")
+def test_observations_are_drawn_and_named(figure):
+    for x1, x2, names in [(2, -3, ("2", "−3")), (-9.37, 0.5, ("−9.37", "0.5")), (10, -10, ("10", "−10"))]:
+        figure.put(x1=x1, x2=x2)
+        data = figure.root.locator(".flat").nth(0)
+        assert data.locator("text[text-anchor=middle]").all_text_contents() == ["x₁", names[0], "x₂", names[1]]
+        levels, to_y = figure.axis(0, "y")
+        assert sorted(levels) == [-10, -5, 0, 5, 10]
+        for x, name, digit in zip((x1, x2), names, "₁₂"):
+            text = f"Observation x{digit} = {name}; move it with the arrow keys"
+            expect(figure.handle(f"Observation x{digit}")).to_have_attribute("aria-label", text)
+            dot = figure.drawn(f"[aria-label^='Observation x{digit}']")
+            assert to_y(dot["y"] + dot["height"] / 2) == pytest.approx(x, abs=0.03)
+            for text in (f"x{digit}", name):
+                below = data.locator("text[text-anchor=middle]").get_by_text(text, exact=True)
+                assert float(below.get_attribute("x").removesuffix("px")) == pytest.approx(
+                    dot["x"] + dot["width"] / 2, abs=0.6
+                )
+
+
+@only("deep-kalman-gap")
+@pytest.mark.parametrize(
+    ("handle", "up", "leads"),
+    [("x₁", 900, {"x1": 10}), ("x₁", -900, {"x1": -10}), ("x₂", 900, {"x2": 10}), ("x₂", -900, {"x2": -10})],
+)
+def test_observations_keep_within_bounds(figure, handle, up, leads):
+    figure.handle(f"Observation {handle}").scroll_into_view_if_needed()
+    figure.drag(f"Observation {handle}", 0, up)
+    assert figure.values() == pytest.approx(figure.numbers(**leads), **NUMBERS)
+
+
+@only("deep-kalman-gap")
+def test_hand_sets_no_more_decimals_than_are_shown(figure):
+    figure.handle("Observation x₁").scroll_into_view_if_needed()
+    for up in (7, 13, -31):
+        figure.drag("Observation x₁", 3, up)
+        x1 = figure.values()["x1"]
+        assert x1 == round(x1, 2)
+        shown = figure.root.locator(".flat").nth(0).locator("text[text-anchor=middle]").nth(1).text_content()
+        assert float(shown.replace("−", "-")) == x1
+
+
+POSTERIOR = {  # what its sliders are called, their bounds, and where an arrow key leads from the filter's
+    "k": ("k, weight of x₁", (0, 1), [0.55, 0.54, 0.59, 0.60, 0.55, 0.50, 0.49]),
+    "g": ("g, weight of x₂, which comes later", (-0.2, 0.6), [0.05, 0.04, 0.09, 0.10, 0.05, 0, -0.01]),
+    "s": ("s, standard deviation of q(z₁)", (0.2, 1.5), [0.76, 0.75, 0.80, 0.81, 0.76, 0.71, 0.70]),
+}
+
+
+@only("deep-kalman-gap")
+@pytest.mark.parametrize("name", POSTERIOR)
+def test_posterior_follows_its_sliders(figure, name):
+    """And becomes the reader's own, with what else the filter had."""
+    label, bounds, _ = POSTERIOR[name]
+    slider = figure.root.get_by_label(label)
+    for value in (*bounds, 0.37):
+        figure.put(kind="filter")
+        expect(figure.control).to_have_value("filter")
+        slider.fill(str(value))
+        assert figure.values() == pytest.approx(figure.numbers(**KINDS["filter"] | {name: value}), **NUMBERS)
+        expect(figure.control).to_have_value("own")
+        text = f"{value}".replace("-", "−")
+        expect(slider).to_have_attribute("aria-valuetext", text)
+        expect(slider.locator("xpath=following-sibling::span")).to_have_text(text)
+    box = slider.bounding_box()
+    figure.page.mouse.click(box["x"] + 0.3 * box["width"], box["y"] + box["height"] / 2)
+    assert figure.values()[name] == pytest.approx(bounds[0] + 0.3 * (bounds[1] - bounds[0]), abs=0.05)
+    assert [float(slider.get_attribute(end)) for end in ("min", "max")] == [*bounds]
+
+
+@only("deep-kalman-gap")
+@pytest.mark.parametrize("name", POSTERIOR)
+def test_posterior_follows_the_arrow_keys(figure, name):
+    label, _, want = POSTERIOR[name]
+    figure.put(kind="filter")
+    figure.root.get_by_label(label).focus()
+    led = []
+    keys = ["ArrowRight", "Shift+ArrowLeft", "ArrowUp", "Shift+ArrowUp", "ArrowDown", "ArrowLeft", "Shift+ArrowDown"]
+    for key in keys:
+        figure.page.keyboard.press(key)
+        led.append(figure.values()[name])
+    assert led == pytest.approx(want, abs=1e-12)
+
+
+@only("deep-kalman-gap")
+@pytest.mark.parametrize(
+    ("kind", "shown"), [("filter", ("0.5", "0", "0.7071")), ("smoother", ("0.4", "0.2", "0.6325"))]
+)
+def test_sliders_follow_the_kind(figure, kind, shown):
+    figure.choose(kind)
+    for (label, *_), text, value in zip(POSTERIOR.values(), shown, KINDS[kind].values()):
+        slider = figure.root.get_by_label(label)
+        expect(slider).to_have_attribute("aria-valuetext", text)
+        assert float(slider.input_value()) == pytest.approx(value, abs=0.0051)
+    figure.put(x1=5)  # it stays what it is
+    expect(figure.control).to_have_value(kind)
+    figure.choose("own")
+    assert figure.values() == pytest.approx(figure.numbers(kind=kind, x1=5), **NUMBERS)
+
+
+@only("deep-kalman-gap")
+def test_button_leads_to_where_overshooting_is_no_bound(figure):
+    figure.put(kind="filter")
+    figure.root.get_by_role("button", name="Try x = (10, −10)").click()
+    assert figure.values() == pytest.approx(figure.numbers(kind="filter", x1=10, x2=-10), **NUMBERS)
+    figure.root.get_by_role("button", name="Back to x = (1, 0.5)").click()
+    assert figure.values() == pytest.approx(figure.numbers(kind="filter", x1=1, x2=0.5), **NUMBERS)
+
+
+@only("deep-kalman-gap")
+def test_texts_do_not_meet_on_a_phone(on_a_phone):
+    meet = """(all) => {
+        const said = all.filter((text) => text.textContent);
+        const boxes = said.map((text) => text.getBoundingClientRect());
+        const apart = (a, b) => a.right < b.left || b.right < a.left || a.bottom <= b.top || b.bottom <= a.top;
+        return boxes.flatMap((a, i) => boxes.slice(0, i).flatMap((b, j) =>
+            apart(a, b) ? [] : [[said[i].textContent, said[j].textContent]]));
+    }"""
+    for x1, x2 in [(-9.99, -9.99), (10, -10), (10, 10)]:
+        on_a_phone.put(k=1, x1=x1, x2=x2)
+        assert on_a_phone.root.locator(".flat text").evaluate_all(meet) == []

@@ -10,10 +10,13 @@ from companion.points import (
     check_alike,
     check_covariance,
     check_points,
+    check_sequences,
     check_value,
+    check_whole,
     on_batch,
     pull_back,
     require,
+    require_finite,
 )
 
 F32, F64 = torch.float32, torch.float64
@@ -124,6 +127,61 @@ def test_what_holds_is_let_pass():
 def test_the_first_number_that_fails_is_shown(value, holds, got):
     with pytest.raises(ValueError, match=rf"^scale: expected numbers > 0, got {got}$"):
         require("scale", value, holds, "numbers > 0")
+
+
+@pytest.mark.parametrize("start", [1, 4])
+def test_the_first_time_that_is_not_finite_is_named(start):
+    good = torch.ones(5, 3, 2)
+    for values in (good, good[:, 0, 0], good[:0]):
+        require_finite("a state", values, start)
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        for t in range(5):
+            values = good.clone()
+            values[t:, 1, 0], values[4, 2, 1] = bad, bad
+            message = rf"^a state is no longer finite at time {start + t}; use smaller weights or observations$"
+            with pytest.raises(ValueError, match=message):
+                require_finite("a state", values, start)
+            with pytest.raises(ValueError, match=message):
+                require_finite("a state", values[:, 1, 0], start)
+    with pytest.raises(ValueError, match="at time 2;"):
+        require_finite("a state", torch.tensor([1.0, float("nan")]))
+
+
+@pytest.mark.parametrize("least", [-2, 0, 1, 5])
+def test_whole_numbers_from_the_least_on(least):
+    for value in (least, least + 1, 10**30):
+        check_whole(value, "steps", least)
+    for value in (least - 1, -(10**30), float(least), float(least + 1), True, False, "1", None, [1], torch.tensor(7)):
+        with pytest.raises(ValueError, match=r"^steps: ") as caught:
+            check_whole(value, "steps", least)
+        assert str(caught.value) == f"steps: expected a whole number ≥ {least}, got {value!r}"
+
+
+def test_the_least_whole_number_is_1_unless_another_is_named():
+    check_whole(1, "probes")
+    with pytest.raises(ValueError, match=r"^probes: expected a whole number ≥ 1, got 0$"):
+        check_whole(0, "probes")
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("batch", [(4,), (2, 2), (2, 1, 2)])
+def test_sequences_come_back_side_by_side_and_0_after_their_end(batch, dtype):
+    obs, like = points(*batch, 3, 2, seed=1, dtype=dtype).requires_grad_(), torch.ones(2, dtype=dtype)
+    lengths = [3, 1, 2, 3]
+    ends = torch.arange(3) < torch.tensor(lengths)[:, None]
+    got, mask = check_sequences(
+        torch.where(ends.reshape(*batch, 3, 1), obs, float("nan")), ends.reshape(*batch, 3), like
+    )
+    assert torch.equal(mask, ends)
+    assert got.dtype == dtype
+    for x, want, n in zip(got, obs.reshape(4, 3, 2), lengths):
+        assert torch.equal(x[:n], want[:n])
+        assert (x[n:] == 0).all()
+    (slope,) = torch.autograd.grad(got.sum(), obs)
+    assert torch.equal(slope.reshape(4, 3, 2), ends[..., None].expand(4, 3, 2).to(dtype))
+    got, mask = check_sequences(obs, None, like)
+    assert torch.equal(got, obs.reshape(4, 3, 2))
+    assert torch.equal(mask, torch.ones(4, 3, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, F32, F64])
