@@ -249,6 +249,10 @@ KALMAN = [
 
 DEEP_KALMAN = [
     # the loss
+    Mutant("loss: KL of the prior from the posterior", "_kl(*target, loc, scale)", "_kl(loc, scale, *target)"),
+    Mutant("loss: mean over coordinates", "ratio.log()).sum(-1)", "ratio.log()).mean(-1)"),
+    Mutant("loss: KL without its ½", "distance * distance - 1) / 2", "distance * distance - 1)"),
+    Mutant("loss: distance in scales of the posterior", "(loc0 - loc1) * unit", "(loc0 - loc1) / scale0"),
     Mutant("std for variance", "error / self.emit_log_sigma.exp()", "error / self.emit_scale"),
     Mutant("½ missing", "+ self.emit_log_sigma).sum(-1) / 2", "+ self.emit_log_sigma).sum(-1)"),
     Mutant("log-scale for log-variance", "exp() + self.emit_log_sigma).sum", "exp() + 2 * self.emit_log_sigma).sum"),
@@ -276,12 +280,13 @@ DEEP_KALMAN = [
     Mutant("horizon one short", "range(min(levels))", "range(max(1, min(levels) - 1))"),
     Mutant("horizon ignored", "range(min(levels))", "range(min(2, *levels))"),
     # the path
-    Mutant("looks at the time before", "seen[:, t]", "seen[:, t - 1]"),
-    Mutant("starts from 0", "self.z_q_0.expand(noise.shape[1:])", "torch.zeros_like(noise[0])"),
-    Mutant("variance for std in the sample", "q[0] + q[1] * noise[t]", "q[0] + q[1].square() * noise[t]"),
-    Mutant("no noise in the sample", "q[0] + q[1] * noise[t]", "q[0]"),
-    Mutant("sample of the prior", "q[0] + q[1] * noise[t]", "prior[0] + prior[1] * noise[t]"),
-    Mutant("sample without gradients", "z = q[0] + q[1] * noise[t]", "z = (q[0] + q[1] * noise[t]).detach()"),
+    Mutant("looks at the time before", "seen.unbind(1)", "seen.roll(1, 1).unbind(1)"),
+    Mutant("starts from 0", "self.z_q_0.expand_as(rows[0])", "torch.zeros_like(rows[0])"),
+    Mutant("rows of another sample", ".repeat(noise.shape[1], 1, 1)", ".repeat_interleave(noise.shape[1], 0)"),
+    Mutant("variance for std in the sample", "q[0] + q[1] * eps", "q[0] + q[1].square() * eps"),
+    Mutant("no noise in the sample", "q[0] + q[1] * eps", "q[0]"),
+    Mutant("sample of the prior", "q[0] + q[1] * eps", "prior[0] + prior[1] * eps"),
+    Mutant("sample without gradients", "z = q[0] + q[1] * eps", "z = (q[0] + q[1] * eps).detach()"),
     Mutant("noise in the default dtype", "torch.randn(shape, dtype=obs.dtype,", "torch.randn(shape,"),
     Mutant(
         "noise on the default device",
@@ -323,23 +328,26 @@ DEEP_KALMAN = [
     ),
     Mutant("sample: no sequence at all", '        check_whole(batch, "batch")\n', ""),
     Mutant("no noise of the emission", "loc + self.emit_scale * torch.randn_like(loc)", "loc"),
-    Mutant("no noise of the state", "z = loc + scale * torch.randn_like(loc)", "z = loc"),
+    Mutant("no noise of the state", "z := loc + scale * torch.randn_like(loc)", "z := loc"),
     # the parts
     Mutant("Emitter without its linear part", "self.linear(z) + self.net(z)", "self.net(z)"),
     Mutant("Transition: the step for the state", "return z + step,", "return step,"),
-    Mutant("Transition: scale may be 0", "step, softplus(raw) + MIN_SCALE", "step, softplus(raw)"),
-    Mutant("Transition: exp for softplus", "step, softplus(raw) + MIN_SCALE", "step, raw.exp() + MIN_SCALE"),
+    Mutant("Transition: scale may be 0", "step, softplus(raw.contiguous()) + MIN_SCALE", "step, softplus(raw)"),
     Mutant(
-        "Posterior: weight of scales",
-        "(prior_scale / (softplus(raw) + MIN_SCALE)).square()",
-        "prior_scale / (softplus(raw) + MIN_SCALE)",
+        "Transition: exp for softplus", "step, softplus(raw.contiguous()) + MIN_SCALE", "step, raw.exp() + MIN_SCALE"
     ),
-    Mutant("Posterior: weights exchanged", "(prior_loc + weight * m)", "(weight * prior_loc + m)"),
-    Mutant("Posterior: variance for std", "prior_scale * (1 + weight).rsqrt()", "prior_scale / (1 + weight)"),
-    Mutant("Posterior: scale may be 0", ".clamp(min=MIN_SCALE)", ""),
+    Mutant("Posterior: weight of scales", "share = (2 * (", "share = (1 * ("),
+    Mutant(
+        "Posterior: scale of the message may be 0",
+        "((softplus(raw.contiguous()) + MIN_SCALE).log()",
+        "(softplus(raw).log()",
+    ),
+    Mutant("Posterior: weights exchanged", "torch.lerp(m, prior_loc, share)", "torch.lerp(prior_loc, m, share)"),
+    Mutant("Posterior: variance for std", "prior_scale * share.sqrt()", "prior_scale * share"),
+    Mutant("Posterior: scale may be 0", "share.sqrt(), MIN_SCALE, MIN_SCALE", "share.sqrt(), 0, 0"),
     Mutant(
         "Posterior: sees the scale, not its logarithm",
-        "torch.cat([prior_loc, prior_scale.log()], -1)",
+        "torch.cat([prior_loc, log_scale], -1)",
         "torch.cat([prior_loc, prior_scale], -1)",
     ),
     Mutant(
