@@ -105,14 +105,14 @@ def long_walks(n, generator):
 
 
 def posterior(smoothing: bool, seed: int):
-    """The posterior alone, of a linear model that is known: 800 steps with 64 walks each."""
+    """The posterior alone, of a linear model that is known: 1000 steps with 64 walks each."""
     torch.manual_seed(seed)
     model = linear_filter(0.05, 10.0, 0.5, 20.0, smoothing).double()
     losses = fit(
         lambda x: -model.elbo(x).mean() / x.shape[1],
         model.posterior.parameters(),
         lambda generator: long_walks(64, generator),
-        steps=800,
+        steps=1000,
         lr=1e-2,
         seed=seed,
         clip=1.0,
@@ -151,7 +151,7 @@ def kl_by_dimension(model, obs):
 
 def pendulum(options: dict, seed: int):
     """A deep Kalman filter of pendulums, each batch 32 new ones; the KL counts more and more while it is annealed."""
-    options = {"steps": 2000, "anneal": 300, "log_var": -3.0, "z_dim": 2} | options
+    options = {"steps": 4000, "anneal": 300, "log_var": -3.0, "z_dim": 2} | options
     torch.manual_seed(seed)
     model = DeepKalmanFilter(
         Config(
