@@ -105,14 +105,14 @@ def long_walks(n, generator):
 
 
 def posterior(smoothing: bool, seed: int):
-    """The posterior alone, of a linear model that is known: 1000 steps with 64 walks each."""
+    """The posterior alone, of a linear model that is known: 1500 steps with 64 walks each."""
     torch.manual_seed(seed)
     model = linear_filter(0.05, 10.0, 0.5, 20.0, smoothing).double()
     losses = fit(
         lambda x: -model.elbo(x).mean() / x.shape[1],
         model.posterior.parameters(),
         lambda generator: long_walks(64, generator),
-        steps=1000,
+        steps=1500,
         lr=1e-2,
         seed=seed,
         clip=1.0,

@@ -55,7 +55,7 @@ class Emitter(nn.Module):
 
     def __init__(self, z_dim: int, hidden_dim: int, obs_dim: int):
         super().__init__()
-        self.linear, self.net = nn.Linear(z_dim, obs_dim), mlp(z_dim, obs_dim, (hidden_dim, hidden_dim))
+        self.linear, self.net = nn.Linear(z_dim, obs_dim), mlp(z_dim, obs_dim, (hidden_dim,))
 
     def forward(self, z: Float[Tensor, "*batch z_dim"]) -> Float[Tensor, "*batch obs_dim"]:
         return self.linear(z) + self.net(z)
@@ -66,7 +66,7 @@ class Transition(nn.Module):
 
     def __init__(self, z_dim: int, hidden_dim: int):
         super().__init__()
-        self.net = mlp(z_dim, 2 * z_dim, (hidden_dim, hidden_dim))
+        self.net = mlp(z_dim, 2 * z_dim, (hidden_dim,))
 
     def forward(self, z: Float[Tensor, "*batch z_dim"]) -> tuple[Tensor, Tensor]:
         step, raw = self.net(z).chunk(2, -1)
@@ -84,8 +84,7 @@ class Posterior(nn.Module):
     def __init__(self, z_dim: int, hidden_dim: int, obs_dim: int):
         super().__init__()
         self.from_seen, self.from_prior = nn.Linear(obs_dim, hidden_dim), nn.Linear(2 * z_dim, hidden_dim, bias=False)
-        hidden, last = nn.Linear(hidden_dim, hidden_dim), nn.Linear(hidden_dim, 2 * z_dim)
-        self.head = nn.Sequential(nn.ReLU(inplace=True), hidden, nn.ReLU(inplace=True), last)
+        self.head = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(hidden_dim, 2 * z_dim))
 
     def look(self, obs: Tensor, mask: Tensor) -> Tensor:
         return self.from_seen(obs)

@@ -355,7 +355,8 @@ def test_S0_22_S0_34_loss_is_a_double_loop(L, samples, smoothing):
                 assert value.shape == ()
                 assert_close(value, expected, tol=1e-12)
                 for slope, expected_slope in zip(gradients(value, model), gradients(expected, model)):
-                    assert_close(slope, expected_slope, tol=1e-12)
+                    largest = expected_slope.abs().max().clamp(min=1)
+                    assert_close(slope / largest, expected_slope / largest, tol=1e-12)
 
 
 def test_one_time_only():

@@ -95,7 +95,7 @@ def test_training_again_is_as_good():
     [
         ("flows", "ring", 2000, (512, 2)),
         ("continuous_flows", "matching", 8000, (2048, 2)),
-        ("deep_kalman", "smoother", 800, (64, 25, 1)),
+        ("deep_kalman", "smoother", 1500, (64, 25, 1)),
         ("deep_kalman", "pendulum", 4000, (32, 40, 1)),
         ("deep_kalman", "collapsed", 1000, (32, 40, 1)),
         ("deep_kalman", "sunspots", 200, (32, 33, 1)),
@@ -174,8 +174,8 @@ def test_bands_of_the_pendulum_hold_what_they_promise_and_the_fog_is_recovered()
     made = of_pendulums("pendulum")
     _, x = train.swing(1000, 60, torch.Generator().manual_seed(321))
     torch.manual_seed(1)
-    drawn = made.forecast(x[:, :40], 20, 300)
-    low, high = torch.quantile(drawn, torch.tensor([0.05, 0.95], dtype=torch.float64), 0)
+    drawn = made.forecast(x[:, :40], 20, 199)  # a right forecast has 180 of the 200 gaps between these two
+    low, high = drawn.kthvalue(10, 0).values, drawn.kthvalue(190, 0).values
     inside = ((low <= x[:, 40:]) & (x[:, 40:] <= high)).double()
     assert 0.88 <= inside.mean() <= 0.92
     assert abs(made.emit_scale.item() / 0.1 - 1) <= 0.02
