@@ -60,8 +60,8 @@ def update(mean: Tensor, cov: Tensor, x: Tensor, C: Tensor, R: Tensor) -> tuple[
 
         S = C P Cᵀ + R,   K = P Cᵀ S⁻¹,   m ← m + K (x − C m),   P ← (I − K C) P (I − K C)ᵀ + K R Kᵀ
 
-    The last line is Joseph's form: a sum of squares, which rounding cannot make negative.  Numbers of x that are NaN
-    tell nothing and are left out of the likelihood.
+    The last line is Joseph's form: an error of K enters it by its square only.  Numbers of x that are NaN tell nothing
+    and are left out of the likelihood.
 
     >>> z, log_p = update(*(torch.tensor(v) for v in ([0.0], [[1.0]], [2.0], [[1.0]], [[1.0]])))
     >>> z, log_p
