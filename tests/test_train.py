@@ -96,8 +96,8 @@ def test_training_again_is_as_good():
         ("flows", "ring", 2000, (512, 2)),
         ("continuous_flows", "matching", 8000, (2048, 2)),
         ("deep_kalman", "smoother", 1500, (64, 25, 1)),
-        ("deep_kalman", "pendulum", 4000, (32, 40, 1)),
-        ("deep_kalman", "collapsed", 1000, (32, 40, 1)),
+        ("deep_kalman", "pendulum", 4000, (32, 60, 1)),
+        ("deep_kalman", "collapsed", 1000, (32, 60, 1)),
         ("deep_kalman", "sunspots", 200, (32, 33, 1)),
     ],
 )
