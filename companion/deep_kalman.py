@@ -117,7 +117,7 @@ class SmoothingPosterior(Posterior):
 def _kl(loc0: Tensor, scale0: Tensor, loc1: Tensor, scale1: Tensor) -> Tensor:
     # The digits of a KL near 0, which kl_normal keeps, do not matter in a sum, and they take ten times as long.
     ratio, distance = scale0 * (unit := scale1.reciprocal()), (loc0 - loc1) * unit
-    return ((ratio * ratio + distance * distance - 1) / 2 - ratio.log()).sum(-1)
+    return ((ratio * ratio + distance * distance).sum(-1) - loc0.shape[-1]) / 2 - ratio.log().sum(-1)
 
 
 def _log_normal(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
