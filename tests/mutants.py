@@ -252,7 +252,7 @@ DEEP_KALMAN = [
     Mutant("loss: KL of the prior from the posterior", "_kl(*target, loc, scale)", "_kl(loc, scale, *target)"),
     Mutant("loss: mean over coordinates", "ratio.log().sum(-1)", "ratio.log().mean(-1)"),
     Mutant("loss: −½ of the KL once, not for each coordinate", "- loc0.shape[-1])", "- 1)"),
-    Mutant("loss: KL without its ½", "distance * distance - 1) / 2", "distance * distance - 1)"),
+    Mutant("loss: KL without its ½", "- loc0.shape[-1]) / 2", "- loc0.shape[-1])"),
     Mutant("loss: distance in scales of the posterior", "(loc0 - loc1) * unit", "(loc0 - loc1) / scale0"),
     Mutant("std for variance", "error / self.emit_log_sigma.exp()", "error / self.emit_scale"),
     Mutant("½ missing", "+ self.emit_log_sigma).sum(-1) / 2", "+ self.emit_log_sigma).sum(-1)"),
